@@ -1,0 +1,99 @@
+"""What this machine can compute, and with what: device, precision, measured matmul peak and memory bandwidth.
+
+Figures are measured on the spot, never looked up. Knows no model.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from dataclasses import dataclass
+
+import torch
+
+from dougong.core.errors import UsageError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "fp64": torch.float64}
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Returns the device for `auto`, `cpu`, `cuda`, `cuda:1` or `mps`.
+
+    Raises:
+        UsageError: The device is not present.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    kind = name.split(":")[0]
+    if not present.get(kind, False):
+        have = ", ".join(k for k, there in present.items() if there)
+        raise UsageError(f"device must be one this machine has ({have}), but is {name!r}. Try device: auto.")
+    return torch.device(name)
+
+
+def synchronize(device: torch.device) -> None:
+    """Waits until the device has done all it was asked to, so that a clock can be read."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    elif device.type == "mps":
+        torch.mps.synchronize()
+
+
+@functools.cache
+def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 0, seconds: float = 0.15) -> float:
+    """Returns the best measured FLOP/s of a square matrix product (2 n^3 operations), over about `seconds`.
+
+    Args:
+        size: The side of the matrices; 0 takes 1024 on a CPU, 8192 on an accelerator.
+    """
+    side = size or (1024 if device.type == "cpu" else 8192)
+    left = torch.ones(side, side, dtype=dtype, device=device)
+    right = torch.ones(side, side, dtype=dtype, device=device)
+    best, started = float("inf"), time.perf_counter()
+    while time.perf_counter() - started < seconds or best == float("inf"):
+        synchronize(device)
+        begin = time.perf_counter()
+        torch.mm(left, right)
+        synchronize(device)
+        best = min(best, time.perf_counter() - begin)
+    return 2 * side**3 / best
+
+
+@functools.cache
+def memory_bandwidth(device: torch.device, megabytes: int = 256) -> float:
+    """Returns the best measured bytes/s of reading a large tensor once."""
+    tensor = torch.ones(megabytes * 250_000, device=device)
+    best = float("inf")
+    for _ in range(5):
+        synchronize(device)
+        begin = time.perf_counter()
+        tensor.sum()
+        synchronize(device)
+        best = min(best, time.perf_counter() - begin)
+    return tensor.numel() * 4 / best
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The type in which products are computed, and why it was chosen."""
+
+    dtype: torch.dtype
+    reason: str
+
+
+def choose_precision(name: str, device: torch.device) -> Precision:
+    """Returns the precision for `auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where it is measured faster.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    if name in DTYPES:
+        return Precision(DTYPES[name], "asked for")
+    if name != "auto":
+        raise UsageError(f"precision must be auto, fp32, bf16 or fp16, but is {name!r}.")
+    probe = 256 if device.type == "cpu" else 0
+    slow = matmul_peak(device, torch.float32, probe, 0.02)
+    fast = matmul_peak(device, torch.bfloat16, probe, 0.02)
+    chosen = torch.bfloat16 if fast > 1.2 * slow else torch.float32
+    return Precision(chosen, f"bf16 matrix products run {fast / slow:.2g} times as fast as fp32 here")
