@@ -1,0 +1,1 @@
+"""The datasets, one file each; the file's name is the dataset's name in a recipe."""

@@ -1,0 +1,40 @@
+"""What the datasets yield. Knows arrays; does not know where they come from or what is done with them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Int
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text, or one piece of a long one: a source cuts what is too long to hold, and yields the pieces in order.
+
+    Attributes:
+        text: The characters; they can be encoded as UTF-8 (no lone surrogates).
+        name: Where it comes from, for messages: `notes.jsonl, line 3`.
+        piece: 0 for a document's beginning, 1, 2, ... for what follows of the same document.
+    """
+
+    text: str
+    name: str
+    piece: int = 0
+
+
+@dataclass(frozen=True)
+class TokenRow:
+    """A slice of the stream of tokens: inputs are `tokens[:-1]`, targets `tokens[1:]`.
+
+    Attributes:
+        tokens: Token ids; one more than the context, as rows overlap by one.
+        documents: For each token the number of its document, counted through the whole dataset (not from 0 in
+            each row); it never falls. Always there: metrics need it to tell documents apart.
+        across_documents: Whether attention may cross from one document into the next. If not, a collate makes
+            segments from `documents[:-1]`.
+    """
+
+    tokens: Int[np.ndarray, "length"]
+    documents: Int[np.ndarray, "length"]
+    across_documents: bool
