@@ -37,6 +37,11 @@ def sample_keys(samples: Tensor, seed: int, purpose: str, *place: int | str) -> 
     return _mix(_mix(low ^ _signed(base)) ^ _mix(high ^ _signed(base >> 32)))
 
 
+def fold(keys: Tensor, place: int) -> Tensor:
+    """Returns one new int32 key per key: its own stream for one place, such as a layer."""
+    return _mix(keys ^ _signed(0x9E3779B9 * (place + 1)))
+
+
 def draw_bits(keys: Tensor, shape: tuple[int, ...], place: int) -> Tensor:
     """Returns uniform 24-bit integers: element `i` of a sample is a hash of (key, place, i).
 
@@ -55,8 +60,7 @@ def draw_bits(keys: Tensor, shape: tuple[int, ...], place: int) -> Tensor:
     for size in shape:
         count *= size
     index = torch.arange(count, dtype=torch.int32, device=keys.device)
-    own = _mix(keys ^ _signed(0x9E3779B9 * (place + 1)))
-    bits = _mix(_mix(index)[None, :] ^ own[:, None])
+    bits = _mix(_mix(index)[None, :] ^ fold(keys, place)[:, None])
     return (bits & 0xFFFFFF).reshape(len(keys), *shape)
 
 

@@ -1,0 +1,75 @@
+"""Rotary position embedding (Su et al. 2021), computed from positions, with no buffer. Knows no model."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, PositiveFloat, PositiveInt
+from torch import Tensor
+
+from dougong.core.config import Config
+
+
+class LinearScaling(Config):
+    """Position interpolation (Chen et al. 2023): every position is divided by a factor."""
+
+    name: Literal["linear"] = "linear"
+    """Which scaling."""
+    factor: PositiveFloat
+    """How many times longer texts become than those the model was trained on."""
+
+
+class Llama3Scaling(Config):
+    """The scaling of Llama 3.1: slow rotations are divided by a factor, fast ones kept, those between blended."""
+
+    name: Literal["llama3"] = "llama3"
+    """Which scaling."""
+    factor: PositiveFloat = 8.0
+    """By what the slow rotations are divided."""
+    low_freq_factor: PositiveFloat = 1.0
+    """Rotations with fewer turns than this in the original length are slow."""
+    high_freq_factor: PositiveFloat = 4.0
+    """Rotations with more turns than this in the original length are fast."""
+    original_max_seq_len: PositiveInt = 8192
+    """The length in tokens that the model was first trained on."""
+
+
+RopeScaling = Annotated[LinearScaling | Llama3Scaling, Field(discriminator="name")]
+
+
+def frequencies(
+    head_dim: int, theta: float, scaling: LinearScaling | Llama3Scaling | None, device: torch.device
+) -> Float[Tensor, " half"]:
+    """Returns the angle in radians by which each pair of a head turns per position: `theta^(-2i / head_dim)`."""
+    exponent = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
+    turning = 1.0 / theta**exponent
+    if isinstance(scaling, LinearScaling):
+        return turning / scaling.factor
+    if isinstance(scaling, Llama3Scaling):
+        turns = scaling.original_max_seq_len * turning / (2 * math.pi)
+        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        kept = kept.clamp(0.0, 1.0)
+        return (1.0 - kept) * turning / scaling.factor + kept * turning
+    return turning
+
+
+def rotary(
+    positions: Int[Tensor, "*batch time"], turning: Float[Tensor, " half"], dtype: torch.dtype
+) -> tuple[Float[Tensor, "*batch time half"], Float[Tensor, "*batch time half"]]:
+    """Returns cosine and sine of each position's angles, computed in fp32 whatever the type they are returned in."""
+    angles = positions[..., None].float() * turning
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(
+    heads: Float[Tensor, "batch heads time head_dim"],
+    cosine: Float[Tensor, "*broadcast time half"],
+    sine: Float[Tensor, "*broadcast time half"],
+) -> Float[Tensor, "batch heads time head_dim"]:
+    """Turns pair `i` of each head, which is (element `i`, element `i + head_dim / 2`), by its angle."""
+    first, second = heads.chunk(2, dim=-1)
+    cosine, sine = cosine.to(heads.dtype), sine.to(heads.dtype)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
