@@ -320,7 +320,7 @@ class TrainConfig(Config):
     schedule: ScheduleConfig = ConstantConfig()
     """The course of the learning rate."""
     l2: NonNegativeFloat = 0.0
-    """Lambda of an L2 penalty in the loss: mean loss + lambda / (2 m) * sum of squared weights, m the weights' number."""
+    """Lambda of a penalty in the loss: mean loss + lambda / (2 m) * sum of squared weights, m being their number."""
     clip_norm: PositiveFloat | None = None
     """The gradient's global norm is scaled down to this."""
     ema: EmaConfig | None = None
