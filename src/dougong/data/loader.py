@@ -92,13 +92,10 @@ class BatchSizes:
         return cls((0,), (size,))
 
     @classmethod
-    def ramp(cls, first: int, last: int, steps: int, increment: int) -> BatchSizes:
-        """Returns sizes that rise from `first` to `last` by `increment`, in stairs of equal length over `steps` steps.
-
-        The batch ramp of GPT-3 (Brown et al. 2020, appendix B), with steps for tokens. The last stair may be lower.
-        """
-        sizes = [*range(first, last, increment), last]
-        return cls(tuple(number * steps // max(1, len(sizes) - 1) for number in range(len(sizes))), tuple(sizes))
+    def ramp(cls, first: int, last: int, steps: int) -> BatchSizes:
+        """Returns sizes that grow linearly from `first` to `last`, reached at step `steps` (Brown et al. 2020)."""
+        rise = last - first
+        return cls(tuple(number * steps // max(1, rise) for number in range(rise + 1)), tuple(range(first, last + 1)))
 
     def size(self, step: int) -> int:
         """Returns how many examples step `step` (counted from 0) takes."""

@@ -1,0 +1,132 @@
+"""The tokenizers that a recipe can name, and how each comes by its vocabulary.
+
+Knows texts as streams; does not know sources, splits or caches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from dougong.core.config import Config
+from dougong.core.errors import FileError
+from dougong.core.log import warn
+from dougong.data.tokenizer import EOT, Tokenizer, byte_alphabet
+
+Texts = Callable[[], Iterable[str]]
+
+
+class BytesConfig(Config):
+    """One token per byte of UTF-8: 257 tokens, no text is unknown."""
+
+    name: Literal["bytes"] = "bytes"
+    """Which tokenizer."""
+
+    def build(self, training: Texts, everything: Texts) -> Tokenizer:
+        """Makes the tokenizer; needs no text. The id of a byte is its value, and 256 ends a text."""
+        from tokenizers import pre_tokenizers
+
+        alphabet = {character: byte for character, byte in byte_alphabet().items()}
+        return _byte_level(alphabet, [], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+
+
+class CharsConfig(Config):
+    """One token per character that the text has."""
+
+    name: Literal["chars"] = "chars"
+    """Which tokenizer."""
+
+    def build(self, training: Texts, everything: Texts) -> Tokenizer:
+        """Makes the tokenizer; ids follow code points, the last one ends a text.
+
+        The alphabet is that of the whole text, validation too (as nanoGPT has it): a character seen only there would
+        otherwise have no id. Nothing else of the validation text is used.
+
+        Raises:
+            FileError: The text has no character.
+        """
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models
+
+        characters: set[str] = set()
+        for text in everything():
+            characters.update(text)
+        if not characters:
+            raise FileError("the text must have characters to make a vocabulary of, but is empty. Add text.")
+        backend = Backend(models.BPE({character: number for number, character in enumerate(sorted(characters))}, []))
+        backend.decoder = decoders.Fuse()
+        backend.add_special_tokens([EOT])
+        return Tokenizer(backend)
+
+
+class BpeConfig(Config):
+    """Byte-pair encoding of bytes, learned from the training text as in GPT-2."""
+
+    name: Literal["bpe"] = "bpe"
+    """Which tokenizer."""
+    vocab_size: Annotated[int, Field(ge=257)] = 8192
+    """Tokens, with the 256 bytes and the end of text."""
+    learn_from: Annotated[int, Field(ge=1)] = 200_000_000
+    """Characters of training text to learn from; the text's beginning is taken, evenly from all sources."""
+
+    def build(self, training: Texts, everything: Texts) -> Tokenizer:
+        """Learns the merges; the same text gives the same vocabulary, whatever the number of threads."""
+        from tokenizers import pre_tokenizers, trainers
+
+        alphabet = sorted(byte_alphabet())
+        tokenizer = _byte_level({}, [], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
+        trainer = trainers.BpeTrainer(
+            vocab_size=self.vocab_size, special_tokens=[EOT], initial_alphabet=alphabet, show_progress=False
+        )
+        tokenizer.backend.train_from_iterator(_head(training(), self.learn_from), trainer)
+        tokenizer = Tokenizer(tokenizer.backend)
+        if tokenizer.vocab_size < self.vocab_size:
+            warn(
+                f"the tokenizer should have {self.vocab_size:,} tokens, but the text yields only "
+                f"{tokenizer.vocab_size:,}. Add text, or lower vocab_size."
+            )
+        return tokenizer
+
+
+class TokenizerFileConfig(Config):
+    """A tokenizer that exists already: a `tokenizer.json`, or a folder that holds one."""
+
+    name: Literal["file"] = "file"
+    """Which tokenizer."""
+    path: Path
+    """The file or the folder."""
+    eot: str | None = None
+    """The token that ends a text; absent: the one its settings name, or a well-known one."""
+
+    def build(self, training: Texts, everything: Texts) -> Tokenizer:
+        """Opens it; needs no text."""
+        path = self.path.expanduser()
+        return (Tokenizer.from_folder if path.is_dir() else Tokenizer.from_file)(path, self.eot)
+
+
+TokenizerConfig = Annotated[
+    BytesConfig | CharsConfig | BpeConfig | TokenizerFileConfig, Field(discriminator="name")
+]
+
+
+def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]], pre_tokenizer: Any) -> Tokenizer:
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import decoders, models
+
+    backend = Backend(models.BPE(vocabulary, merges))
+    backend.pre_tokenizer = pre_tokenizer
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([EOT])
+    return Tokenizer(backend)
+
+
+def _head(texts: Iterable[str], characters: int) -> Iterator[str]:
+    """Yields texts until so many characters are given out; cuts the last one."""
+    for text in texts:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
+            return
