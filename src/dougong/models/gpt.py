@@ -87,7 +87,7 @@ class GPTConfig(Config):
     def faults(self) -> Iterator[Fault]:
         """Yields what is wrong between the fields."""
         if self.head_dim is None and self.dim % self.num_heads:
-            near = [n for n in range(1, self.dim + 1) if self.dim % n == 0]
+            near = [n for n in range(1, min(self.dim, 1024) + 1) if self.dim % n == 0]
             near = sorted(sorted(near, key=lambda n: abs(n - self.num_heads))[:2])
             yield Fault(
                 "num_heads",

@@ -1,0 +1,113 @@
+"""Foreign dialects of model folders, one file each; the folder is the registry.
+
+A dialect is a module with
+
+- `MODEL_TYPE`: the `model_type` in config.json that it reads;
+- `PREFIX`: what begins the names of its tensors, but is left out by some writers;
+- `IGNORED`: a pattern of tensors that carry nothing learned;
+- `TIED`: tensors that some writers save a second time, each with the name of the first;
+- `read_config(config)`: the values of our config, from theirs;
+- `write_config(values)`: their config from our values, or None where it cannot say what ours says;
+- `layout(values, names)`: where each of our tensors lies in their file.
+
+Knows how configs and names correspond; knows no model class, and opens no file.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+from dougong.core.errors import FileError
+
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "silu": "silu",
+    "swish": "silu",
+    "relu": "relu",
+}
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One tensor of their file, and what it is of ours.
+
+    Attributes:
+        name: Its name in their file.
+        rows: Which rows of our tensor it is; None is all of them.
+        transposed: Whether their matrix has inputs before outputs.
+    """
+
+    name: str
+    rows: tuple[int, int] | None = None
+    transposed: bool = False
+
+
+Layout = Mapping[str, tuple[Piece, ...]]
+
+
+def dialects() -> list[ModuleType]:
+    """Returns all foreign dialects, by name; our own form is not among them."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "native")
+    return [importlib.import_module(f"{__name__}.{name}") for name in names]
+
+
+def own_form() -> ModuleType:
+    """Returns our own form, in which every model can be written."""
+    return importlib.import_module(f"{__name__}.native")
+
+
+def dialect_of(model_type: Any) -> ModuleType:
+    """Returns the dialect that reads a `model_type`.
+
+    Raises:
+        FileError: There is none.
+    """
+    known = {dialect.MODEL_TYPE: dialect for dialect in dialects()}
+    if isinstance(model_type, str) and model_type.startswith(own_form().MODEL_TYPE):
+        return own_form()
+    if not isinstance(model_type, str) or model_type not in known:
+        raise FileError(
+            f"model_type in config.json must be one of {', '.join(known)} or our own, but is {model_type!r}. "
+            "Choose a model of one of these families."
+        )
+    return known[model_type]
+
+
+def need(config: Mapping[str, Any], key: str) -> Any:
+    """Returns a setting that their config must have.
+
+    Raises:
+        FileError: It has not.
+    """
+    if config.get(key) is None:
+        raise FileError(f"config.json must have {key}, but it is absent. Take the folder's original config.json.")
+    return config[key]
+
+
+def refuse(key: str, wanted: str, found: Any) -> FileError:
+    """Returns the error for a setting whose computation we do not have."""
+    return FileError(f"{key} in config.json must be {wanted}, but is {found!r}: that computation is not built here.")
+
+
+def activation(config: Mapping[str, Any], key: str, default: str) -> str:
+    """Returns our name of an activation.
+
+    Raises:
+        FileError: We do not have it.
+    """
+    theirs = config.get(key, default)
+    if theirs not in ACTIVATIONS:
+        raise refuse(key, f"one of {', '.join(ACTIVATIONS)}", theirs)
+    return ACTIVATIONS[theirs]
+
+
+def foreign_activation(ours: str) -> str:
+    """Returns their name of an activation."""
+    return next(theirs for theirs, name in ACTIVATIONS.items() if name == ours)

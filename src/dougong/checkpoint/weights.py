@@ -1,0 +1,347 @@
+"""A model folder in Hugging Face's layout: config.json, safetensors, and nothing that could execute (laws 6 and 8).
+
+Knows files and tensors; how configs and names translate is each dialect's matter (`convert/`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from dougong.checkpoint.convert import Layout, Piece, dialect_of, dialects, own_form
+from dougong.core import files
+from dougong.core.config import Config, find_part, validate
+from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
+
+SHARD_BYTES = 5_000_000_000
+_CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines", "_target_", "__class__", "__reduce__"}
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_TYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
+
+
+def load_model(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
+    """Returns the model that a folder holds: GPT-2, Llama, Qwen3, or our own form.
+
+    Each tensor is read from the mapped file straight into its parameter, so the weights are in memory once.
+
+    Args:
+        folder: A Hugging Face model folder.
+        device: Where the parameters are to be.
+        dtype: Their type; None is the widest type in the files.
+
+    Raises:
+        UsageError: The folder does not exist.
+        UntrustedError: It asks for code, or its weights are pickled.
+        FileError: A file is corrupt, or a tensor unknown, missing or of another shape.
+    """
+    folder = Path(folder)
+    theirs, dialect = _config_json(folder)
+    config = _translate(folder, theirs, dialect)
+    with _opened(folder) as stored:
+        if getattr(config, "num_layers", 0) > len(stored):
+            raise FileError(
+                f"{folder} must hold the tensors of {config.num_layers} layers, but holds {len(stored)} tensors. "
+                "Take the config.json that belongs to them."
+            )
+        with _explained(folder, "must describe a model that can be built"), torch.device("meta"):
+            model = config.build()
+        pieces = _match(folder, dialect, model, stored)
+        types = [piece.stored.dtype for piece in pieces]
+        model = model.to(dtype or functools.reduce(torch.promote_types, types)).to_empty(device=device)
+        _copy(model, pieces)
+    return model
+
+
+def load_weights(model: nn.Module, folder: str | Path) -> None:
+    """Fills a model that is built already (to fine-tune it, say) from a folder; errors are those of `load_model`."""
+    folder = Path(folder)
+    _, dialect = _config_json(folder)
+    with _opened(folder) as stored:
+        _copy(model, _match(folder, dialect, model, stored))
+
+
+def read_config(folder: str | Path) -> Config:
+    """Returns the config of the model that a folder holds; errors are those of `load_model`."""
+    return _translate(Path(folder), *_config_json(Path(folder)))
+
+
+def save_model(
+    model: nn.Module,
+    folder: str | Path,
+    extra_files: Mapping[str, bytes] | None = None,
+    eos_id: int | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a model folder that is afterwards whole or, on any failure, as it was.
+
+    It opens in `transformers` where the architecture has a class there; else it has our own form.
+
+    Args:
+        model: Any of our models.
+        folder: Replaced if it exists.
+        extra_files: Further files by name, such as the tokenizer's.
+        eos_id: The token that ends a text, which generation elsewhere must know.
+        shard_bytes: The size above which the weights are split into several files.
+
+    Raises:
+        ResourceError: The disk is full or not writable.
+    """
+    values = model.config.model_dump(mode="json")
+    written = ((dialect, dialect.write_config(values)) for dialect in dialects())
+    dialect, config = next((found for found in written if found[1] is not None), (own_form(), None))
+    config = config or dialect.write_config(values)
+    tensors = model.state_dict()
+    dtype = _TYPE_NAMES.get(next(iter(tensors.values())).dtype, "float32")
+    ends = {"bos_token_id": eos_id, "eos_token_id": eos_id}
+    shards = _shards(dialect.layout(values, tensors), tensors, shard_bytes)
+    _check_space(Path(folder), sum(tensor.nbytes for tensor in tensors.values()))
+    with files.new_folder(folder) as temporary:
+        files.write_json(temporary / "config.json", {**config, **ends, "dtype": dtype, "torch_dtype": dtype})
+        files.write_json(temporary / "generation_config.json", {} if eos_id is None else ends)
+        _write_shards(temporary, shards, tensors)
+        for name, content in (extra_files or {}).items():
+            target = files.inside(temporary, name)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            files.write_whole(target, content)
+
+
+def refuse_code(settings: Any, where: str) -> None:
+    """Refuses settings that ask for code to be run, at any depth.
+
+    Raises:
+        UntrustedError: Naming the key.
+    """
+    open_items = [settings]
+    while open_items:
+        item = open_items.pop()
+        if isinstance(item, Mapping):
+            for key in _CODE_KEYS & item.keys():
+                raise UntrustedError(
+                    f"{where} must be data, but its key {key!r} asks for code of its own. Take a model that one of "
+                    "the built-in architectures computes, or remove the key if this is one."
+                )
+            open_items.extend(item.values())
+        elif isinstance(item, list):
+            open_items.extend(item)
+
+
+_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+class _Stored:
+    """One tensor in a file: its shape and type from the header, its values when asked for."""
+
+    def __init__(self, file: Any, name: str):
+        header = file.get_slice(name)
+        self.shape = tuple(header.get_shape())
+        self.dtype = _DTYPES.get(header.get_dtype())
+        self.read = functools.partial(file.get_tensor, name)  # mapped, not copied
+
+
+class _Part(NamedTuple):
+    """A stored tensor and the place in our model it belongs to."""
+
+    ours: str
+    piece: Piece
+    stored: _Stored
+
+
+@contextlib.contextmanager
+def _explained(folder: Path, wish: str) -> Iterator[None]:
+    """Turns what a nonsensical config.json leads to into one sentence."""
+    try:
+        yield
+    except FileError:
+        raise
+    except (UsageError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError) as error:
+        reason = str(error).splitlines()[0].rstrip(".")
+        raise FileError(f"{folder}/config.json {wish}, but does not: {reason}.") from error
+
+
+def _config_json(folder: Path) -> tuple[Mapping[str, Any], ModuleType]:
+    """Returns config.json and its dialect."""
+    path = _local(folder, "config.json")
+    if not path.exists():
+        what = "does not exist" if not folder.exists() else "has no config.json"
+        raise UsageError(f"{folder} must be a model folder, but {what}. Check the path.", name="E-PATH")
+    theirs = files.read_json(path)
+    if not isinstance(theirs, dict):
+        raise FileError(f"{path} must be a JSON object, but is a {type(theirs).__name__}.")
+    refuse_code(theirs, str(path))
+    if theirs.get("quantization_config"):
+        raise FileError(f"{path} must describe plain weights, but they are quantized. Take the unquantized model.")
+    return theirs, dialect_of(theirs.get("model_type"))
+
+
+def _translate(folder: Path, theirs: Mapping[str, Any], dialect: ModuleType) -> Config:
+    with _explained(folder, "must describe a model"):
+        values = dialect.read_config(theirs)
+        return validate(find_part("models", values["name"]).PART, values)
+
+
+def _local(folder: Path, name: str) -> Path:
+    """Returns a file of the folder. In the hub's own cache it is a link into the folder of its repository."""
+    if folder.parent.name == "snapshots":
+        path = files.inside(folder.parent.parent, f"snapshots/{folder.name}/{name}")
+    else:
+        path = files.inside(folder, name)
+    if path.exists() and not path.is_file():
+        raise FileError(f"{path} must be a regular file, but is not. Refused.")
+    return path
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[dict[str, _Stored]]:
+    """Gives the headers of all tensors of a folder, its files mapped meanwhile."""
+    stored: dict[str, _Stored] = {}
+    with contextlib.ExitStack() as stack:
+        for path in _weight_files(folder):
+            try:
+                with files.explained(path):
+                    file = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
+                    stored |= {name: _Stored(file, name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            except SafetensorError as error:
+                raise FileError(
+                    f"{path} must be a whole safetensors file, but is corrupt: {error}. Fetch it again."
+                ) from error
+        yield stored
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    single, index = _local(folder, "model.safetensors"), _local(folder, "model.safetensors.index.json")
+    if single.exists():
+        return [single]
+    if index.exists():
+        content = files.read_json(index)
+        shards = content.get("weight_map") if isinstance(content, dict) else None
+        if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+            raise FileError(f"{index} must map names of tensors to files, but does not. Fetch it again.")
+        return [_local(folder, name) for name in sorted(set(shards.values()))]
+    pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
+    if pickled:
+        raise UntrustedError(
+            f"{folder} must hold safetensors, but holds {pickled[0]}, a pickle, which can run anything when opened. "
+            "Ask for safetensors, or convert it with transformers where you trust it."
+        )
+    raise FileError(f"{folder} must hold model.safetensors, but does not. Check the path.")
+
+
+def _match(folder: Path, dialect: ModuleType, model: nn.Module, stored: Mapping[str, _Stored]) -> list[_Part]:
+    """Pairs each tensor in the files with its place in the model.
+
+    Raises:
+        FileError: Naming what is unknown, missing, or of another shape or kind.
+    """
+    ours = model.state_dict()
+    with _explained(folder, "must be that of the model"):
+        layout: Layout = dialect.layout(model.config.model_dump(mode="json"), ours)
+    wanted = {piece.name: (name, piece) for name, pieces in layout.items() for piece in pieces}
+    found, unknown = {}, []
+    for name, tensor in stored.items():
+        full = name if name in wanted or name in dialect.TIED else dialect.PREFIX + name
+        if full in found or not (full in wanted or full in dialect.TIED or re.fullmatch(dialect.IGNORED, full)):
+            unknown.append(name)
+        found[full] = tensor
+    missing = [name for name in wanted if name not in found]
+    parts = [_Part(*wanted[name], found[name]) for name in wanted if name in found]
+    shaped = [
+        f"{part.piece.name} is {part.stored.dtype or 'no float'} {list(part.stored.shape)} for {list(shape)}"
+        for part in parts
+        if part.stored.dtype is None or part.stored.shape != (shape := _foreign_shape(part.piece, ours[part.ours]))
+    ]
+    untied = [
+        f"{copy} differs from {first}"
+        for copy, first in dialect.TIED.items()
+        if copy not in wanted and copy in found and first in found
+        if not torch.equal(found[copy].read(), found[first].read())
+    ]
+    _complain(folder, {"missing": missing, "unknown": unknown, "not of its shape": shaped, "not tied": untied})
+    return parts
+
+
+def _complain(folder: Path, faults: Mapping[str, Sequence[str]]) -> None:
+    """Raises one error that says how many tensors are at fault and names the first few, if any are."""
+    told = [
+        f"{len(names)} {'is' if len(names) == 1 else 'are'} {kind} ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
+        for kind, names in faults.items()
+        if names
+    ]
+    if told:
+        raise FileError(
+            f"{folder} must hold exactly the tensors of its config.json, but {'; '.join(told)}. "
+            "Take config.json and weights of the same model."
+        )
+
+
+def _foreign_shape(piece: Piece, ours: Tensor) -> tuple[int, ...]:
+    shape = tuple(ours.shape)
+    if piece.rows is not None:
+        shape = (piece.rows[1] - piece.rows[0], *shape[1:])
+    return shape[::-1] if piece.transposed else shape
+
+
+def _view(piece: Piece, ours: Tensor) -> Tensor:
+    """Returns the part of our tensor that a piece is, in their orientation; a view."""
+    part = ours if piece.rows is None else ours[slice(*piece.rows)]
+    return part.T if piece.transposed else part
+
+
+@torch.no_grad()
+def _copy(model: nn.Module, parts: Sequence[_Part]) -> None:
+    ours = model.state_dict()
+    for part in parts:
+        _view(part.piece, ours[part.ours]).copy_(part.stored.read())
+
+
+def _shards(layout: Layout, tensors: Mapping[str, Tensor], limit: int) -> list[list[tuple[str, Piece]]]:
+    """Groups all pieces, in order, into files of at most `limit` bytes (or one piece, if that is larger)."""
+    shards: list[list[tuple[str, Piece]]] = [[]]
+    size = 0
+    for name, pieces in layout.items():
+        for piece in pieces:
+            own = _view(piece, tensors[name]).nbytes
+            if shards[-1] and size + own > limit:
+                shards.append([])
+                size = 0
+            shards[-1].append((name, piece))
+            size += own
+    return shards
+
+
+def _write_shards(folder: Path, shards: Sequence[Sequence[tuple[str, Piece]]], tensors: Mapping[str, Tensor]) -> None:
+    weight_map, count = {}, len(shards)
+    for number, shard in enumerate(shards, start=1):
+        name = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+        # One shard at a time is copied to the CPU and turned; what needs neither is not copied.
+        content = {piece.name: _view(piece, tensors[ours]).detach().cpu().contiguous() for ours, piece in shard}
+        weight_map |= dict.fromkeys(content, name)
+        try:
+            save_file(content, folder / name, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise ResourceError(
+                f"{folder / name} cannot be written: {error}. Free some space.", name="E-DISK"
+            ) from error
+    if count > 1:
+        total = sum(tensor.nbytes for tensor in tensors.values())
+        index = {"metadata": {"total_size": total}, "weight_map": weight_map}
+        files.write_json(folder / "model.safetensors.index.json", index)
+
+
+def _check_space(folder: Path, needed: int) -> None:
+    free = files.free_bytes(folder)
+    if needed > free:
+        raise ResourceError(
+            f"{folder} needs {needed / 1e6:.1f} MB, but {free / 1e6:.1f} MB are free. Free some space, or choose "
+            "another folder.",
+            name="E-DISK",
+        )
