@@ -9,13 +9,15 @@ import difflib
 import importlib
 import importlib.metadata
 import pkgutil
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any, NamedTuple, Self, TypeVar
+from pathlib import Path
+from types import ModuleType, UnionType
+from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import pydantic
-from pydantic_core import PydanticCustomError
+from pydantic_core import PydanticCustomError, core_schema
 
 from dougong.core.errors import RecipeError, UsageError
 
@@ -32,31 +34,62 @@ class Fault(NamedTuple):
 class Config(pydantic.BaseModel):
     """The frozen description of one part. Unknown keys are refused; every field has a one-line description.
 
+    Values are taken strictly, as YAML means them: neither `"3"` nor `true` is a number, but an integer will do for a
+    float, a list for a tuple and a string for a path.
+
     A subclass adds `faults` for conditions between fields, and `build` to make the part.
     """
 
     model_config = pydantic.ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), use_attribute_docstrings=True
+        frozen=True,
+        strict=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),
+        use_attribute_docstrings=True,
     )
 
     def faults(self) -> Iterator[Fault]:
         """Yields what is wrong between the fields (each field's own type and range is already checked)."""
         return iter(())
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _as_yaml_means(cls, values: Any) -> Any:
+        if not isinstance(values, dict):
+            return values
+        fields = cls.model_fields
+        return {key: _fit(value, fields[key].annotation) if key in fields else value for key, value in values.items()}
+
     @pydantic.model_validator(mode="after")
-    def _no_faults(self) -> Self:
+    def _no_faults(self: C) -> C:
         found = list(self.faults())
         if found:
             raise PydanticCustomError("faults", "faults between fields", {"faults": found})
         return self
 
-    def replace(self, **changes: Any) -> Self:
+    def replace(self: C, **changes: Any) -> C:
         """Returns a validated copy with the given fields changed.
 
         Raises:
             RecipeError: A changed value is not allowed.
         """
         return validate(type(self), {**self.model_dump(), **changes})
+
+
+def _fit(value: Any, annotation: Any) -> Any:
+    """Turns the lists and strings of YAML into the tuples and paths that an annotation wants; leaves all else."""
+    if not isinstance(value, (list, str)):
+        return value
+    members = _alternatives(annotation)
+    if isinstance(value, str):
+        return Path(value) if Path in members and str not in members else value
+    for member in members:
+        origin, arguments = get_origin(member), get_args(member)
+        if origin in (list, tuple):
+            last = len(arguments) - 1 - (Ellipsis in arguments)
+            return origin(_fit(item, arguments[min(i, last)]) for i, item in enumerate(value))
+    return value
 
 
 @dataclass(frozen=True)
@@ -86,7 +119,7 @@ def try_validate(
     try:
         return config_class.model_validate(values), []
     except pydantic.ValidationError as error:
-        return None, list(_complaints(error, config_class, tuple(prefix)))
+        return None, list(_complaints(error, config_class, values, tuple(prefix)))
 
 
 def path_text(path: Sequence[str | int]) -> str:
@@ -106,44 +139,94 @@ def did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
 
 
 def _complaints(
-    error: pydantic.ValidationError, config_class: type[Config], prefix: tuple[str | int, ...]
+    error: pydantic.ValidationError, config_class: type[Config], values: Any, prefix: tuple[str | int, ...]
 ) -> Iterator[Complaint]:
+    """Yields one complaint per place: what several alternatives of one field wish for becomes one sentence."""
+    places: dict[tuple[str | int, ...], list[Any]] = {}
+    known: dict[tuple[str | int, ...], list[str]] = {}
     for item in error.errors(include_url=False):
-        known, inner = _walk(config_class, item["loc"])
-        path = prefix + inner
-        if item["type"] == "faults":
-            for field, text in item["ctx"]["faults"]:
-                yield Complaint((*path, field), f"{path_text((*path, field))} {text}")
-        else:
-            yield Complaint(path, _sentence(item, path, known))
+        names, inner = _walk(config_class, item["loc"], values)
+        places.setdefault(prefix + inner, []).append(item)
+        known.setdefault(prefix + inner, names)
+    for path, items in places.items():
+        deeper = any(len(other) > len(path) and other[: len(path)] == path for other in places)
+        items = [item for item in items if not (deeper and item["type"].endswith("_type"))]
+        for field, text in [fault for item in items if item["type"] == "faults" for fault in item["ctx"]["faults"]]:
+            inside = (*path, *_keys(field))
+            yield Complaint(inside, f"{path_text(inside)} {text}")
+        items = [item for item in items if item["type"] != "faults"]
+        if items:
+            yield Complaint(path, _sentence(items, path, known[path]))
 
 
-def _walk(config_class: type[Config], loc: tuple[str | int, ...]) -> tuple[list[str], tuple[str | int, ...]]:
+def _keys(field: str) -> list[str | int]:
+    """Returns ("betas", 1) for a fault's field `betas[1]`."""
+    return [int(index) if index else word for word, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", field)]
+
+
+def _walk(
+    config_class: type[Config], loc: tuple[str | int, ...], values: Any
+) -> tuple[list[str], tuple[str | int, ...]]:
     """Follows pydantic's location; returns the field names at its last step, and the path as the user wrote it.
 
-    Pydantic puts the tag of a discriminated union into the location; the user never wrote that step, so it is dropped.
+    Where a field has alternatives, pydantic puts the tag or the type's name of the one tried into the location; the
+    user never wrote that step, so it is dropped.
     """
     here: Any = config_class
-    known: list[str] = list(config_class.model_fields)
+    known: list[str] = []
     path: list[str | int] = []
     for key in loc:
-        configs = list(_configs_in(here))
-        tagged = [c for c in configs if key in _tags(c)]
-        if tagged and not any(key in c.model_fields for c in configs):
-            here, known = tagged[0], list(tagged[0].model_fields)
-            continue
-        if isinstance(key, str) and key in _TYPE_STEPS:
+        members = _alternatives(here)
+        if len(members) > 1:
+            here = _member(members, str(key))
             continue
         path.append(key)
-        if isinstance(key, int):
-            continue
-        known = sorted({name for c in configs for name in c.model_fields})
-        field = next((c.model_fields[key] for c in configs if key in c.model_fields), None)
-        here = field.annotation if field is not None else None
+        here = members[0].config_of(values) if isinstance(members[0], Part) else members[0]
+        if isinstance(here, type) and issubclass(here, Config):
+            known = list(here.model_fields)
+            here = _field_type(here, key) if key in known else None
+        else:
+            arguments = [argument for argument in getattr(here, "__args__", ()) if argument is not Ellipsis]
+            here = arguments[min(key, len(arguments) - 1) if isinstance(key, int) else -1] if arguments else None
+        values = _inside(values, key)
     return known, tuple(path)
 
 
-_TYPE_STEPS = {"int", "float", "str", "bool", "none", "constrained-int", "constrained-float", "constrained-str"}
+def _inside(values: Any, key: Any) -> Any:
+    if isinstance(values, dict):
+        return values.get(key)
+    return values[key] if isinstance(values, (list, tuple)) and isinstance(key, int) and key < len(values) else None
+
+
+def _field_type(config_class: type[Config], name: Any) -> Any:
+    """Returns a field's annotation, or the `Part` that says how its config is found."""
+    field = config_class.model_fields[name]
+    return next((item for item in field.metadata if isinstance(item, Part)), field.annotation)
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Returns the types an annotation allows: without `None` and without the metadata of `Annotated`."""
+    while get_origin(annotation) is Annotated:
+        part = next((item for item in annotation.__metadata__ if isinstance(item, Part)), None)
+        annotation = part or annotation.__origin__
+    if get_origin(annotation) not in (Union, UnionType):
+        return [annotation]
+    rest = [member for member in get_args(annotation) if member is not type(None)]
+    return _alternatives(rest[0]) if len(rest) == 1 else rest
+
+
+def _member(members: Sequence[Any], label: str) -> Any:
+    """Returns the alternative that pydantic calls by `label`: a tag, a class's name, or such as `list[int]`."""
+    for member in members:
+        inner = _alternatives(member)
+        if len(inner) > 1 and label.startswith("tagged-union"):
+            return member
+        if isinstance(inner[0], type) and issubclass(inner[0], Config):
+            if label == inner[0].__name__ or label in _tags(inner[0]):
+                return inner[0]
+        elif label.startswith(f"{getattr(get_origin(inner[0]), '__name__', '?')}["):
+            return inner[0]
+    return None
 
 
 def _tags(config_class: type[Config]) -> tuple[Any, ...]:
@@ -151,31 +234,123 @@ def _tags(config_class: type[Config]) -> tuple[Any, ...]:
     return getattr(field.annotation, "__args__", ()) if field is not None else ()
 
 
-def _configs_in(annotation: Any) -> Iterator[type[Config]]:
-    """Yields every Config class inside an annotation such as `list[A | B] | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, Config):
-        yield annotation
-    for argument in getattr(annotation, "__args__", ()):
-        yield from _configs_in(argument)
+_WISHES = {
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "a string",
+    "path_type": "a path",
+    "is_instance_of": "a path",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "a section of keys and values",
+    "model_type": "a section of keys and values",
+    "model_attributes_type": "a section of keys and values",
+    "finite_number": "a finite number",
+    "literal_error": "{expected}",
+    "greater_than": "greater than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt}",
+    "less_than_equal": "at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "string_too_short": "a string of {min_length} or more characters",
+    "string_too_long": "a string of no more than {max_length} characters",
+    "string_pattern_mismatch": "of the form {pattern}",
+    "too_short": "a list of {min_length} or more items",
+    "too_long": "a list of no more than {max_length} items",
+}
 
 
-def _sentence(item: Any, path: tuple[str | int, ...], known: list[str]) -> str:
-    where, kind, context = path_text(path) or "the recipe", item["type"], item.get("ctx", {})
+def _sentence(items: Sequence[Any], path: tuple[str | int, ...], known: Sequence[str]) -> str:
+    where, item = path_text(path) or "the recipe", items[0]
+    kind, context = item["type"], item.get("ctx", {})
     if kind == "extra_forbidden":
         parent = path_text(path[:-1])
         return f"{where} is not an option.{did_you_mean(str(path[-1]), known, parent + '.' if parent else '')}"
     if kind == "missing":
         return f"{where} is required, but absent. Add it."
-    if kind == "union_tag_invalid":
-        names = [tag.strip("' ") for tag in context["expected_tags"].split(",")]
-        return f"{where}.name must be a known name, but is {context['tag']!r}.{did_you_mean(context['tag'], names)}"
-    if kind == "union_tag_not_found":
-        return f"{where}.name is required, but absent. Say which part it is."
-    shown = repr(item["input"])
-    shown = shown if len(shown) <= 60 else shown[:57] + "..."
-    wish = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ").rstrip(".")
-    wish = wish[0].lower() + wish[1:]
-    return f"{where} must be {wish}, but is {shown}."
+    if kind in ("union_tag_invalid", "union_tag_not_found"):
+        tag = context.get("tag")
+        names = re.findall(r"'([^']+)'", context["expected_tags"]) if "expected_tags" in context else known
+        if tag is None:
+            return f"{where}.name is required, but absent. Known: {', '.join(names)}."
+        return f"{where}.name must be a known name, but is {tag!r}.{did_you_mean(tag, names)}"
+    if kind in ("value_error", "assertion_error"):
+        return f"{where} {item['msg'].split(', ', 1)[-1]}"
+    wishes = dict.fromkeys(_wish(item) for item in items)
+    literals = [word for item in items for word in re.findall(r"'([^']+)'", item.get("ctx", {}).get("expected", ""))]
+    near = difflib.get_close_matches(item["input"], literals, n=1) if isinstance(item["input"], str) else []
+    return f"{where} must be {' or '.join(wishes)}, but is {shown(item['input'])}." + "".join(
+        f" Did you mean {word!r}?" for word in near
+    )
+
+
+def _wish(item: Any) -> str:
+    """Returns what one alternative of a field wants, as it follows the words `must be`."""
+    known = _WISHES.get(item["type"])
+    if known is not None:
+        return known.format(**item.get("ctx", {}))
+    wish = item["msg"].removeprefix("Input should be ").rstrip(".")
+    return wish[0].lower() + wish[1:]
+
+
+def shown(value: Any) -> str:
+    """Returns a value as a person wrote it in YAML, cut to a line: `true`, `null`, `'some'`, `[1, 2]`."""
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+@dataclass(frozen=True)
+class Part:
+    """Marks a field whose config is that of the part it names: `model: Annotated[Config, Part("models")]`.
+
+    Written as `{name: gpt, variant: gpt2-small, num_layers: 3}`: first the values of the module's `VARIANTS`, then the
+    keys beside it.
+
+    Attributes:
+        kind: Where the parts are, as `find_part` takes it.
+    """
+
+    kind: str
+
+    def config_of(self, values: Any) -> type[Config] | None:
+        """Returns the class of the config that `values` describe, or None if they name no part."""
+        if isinstance(values, Config):
+            return type(values)
+        name = values.get("name") if isinstance(values, dict) else None
+        return find_part(self.kind, name).PART if isinstance(name, str) and name in part_names(self.kind) else None
+
+    def validate(self, values: Any) -> Config:
+        """Returns the config; the complaints are pydantic's, so that they are collected with all others."""
+        if isinstance(values, Config):
+            return values
+        if not isinstance(values, dict):
+            raise PydanticCustomError("dict_type", "not a section")
+        names = ", ".join(map(repr, part_names(self.kind)))
+        if not isinstance(values.get("name"), str):
+            raise PydanticCustomError("union_tag_not_found", "no name", {"expected_tags": names})
+        config_class = self.config_of(values)
+        if config_class is None:
+            raise PydanticCustomError("union_tag_invalid", "?", {"tag": values["name"], "expected_tags": names})
+        variants = getattr(find_part(self.kind, values["name"]), "VARIANTS", None)
+        if "variant" not in values or variants is None:
+            return config_class.model_validate(values)
+        rest = dict(values)
+        variant = rest.pop("variant")
+        if variant not in variants:
+            text = f"must be a variant of {values['name']}, but is {shown(variant)}.{did_you_mean(variant, variants)}"
+            raise PydanticCustomError("faults", "unknown variant", {"faults": [Fault("variant", text)]})
+        return config_class.model_validate({**variants[variant], **rest})
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        parts = [find_part(self.kind, name).PART for name in part_names(self.kind)]
+        return handler(core_schema.union_schema([part.__pydantic_core_schema__ for part in parts]))
 
 
 def find_part(kind: str, name: str) -> ModuleType:
