@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dougong.core.config import Config
 
-Example = TypeVar("Example")
+Example = TypeVar("Example", covariant=True)
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,7 @@ class Dataset(Protocol[Example]):
     def __getitem__(self, index: int) -> Example: ...
 
 
+@runtime_checkable
 class Metric(Protocol):
     """An accumulator of bounded memory: fed batch by batch, asked once."""
 
@@ -110,16 +111,21 @@ class Metric(Protocol):
         """Returns the figures by name; the first is the one to minimise, named `loss`."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """An objective: how examples become a batch, a batch a loss, and outputs something a person reads."""
 
-    def collate(self, examples: Sequence[Any], samples: Sequence[int]) -> Batch: ...
+    def collate(self, examples: Sequence[Any], samples: Sequence[int]) -> Batch:
+        """Returns the tensors of some examples; `samples` are their global numbers."""
 
-    def loss(self, model: nn.Module, batch: Batch) -> Loss: ...
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Returns the sum of the items' losses and their weight, never the mean (law 2)."""
 
-    def metrics(self) -> Metric: ...
+    def metrics(self) -> Metric:
+        """Returns a fresh accumulator."""
 
-    def decode(self, outputs: Any) -> Any: ...
+    def decode(self, outputs: Any) -> Any:
+        """Returns what a person reads for what the model puts out."""
 
     def example_batch(self, batch_size: int, device: torch.device | str = "meta") -> Batch:
         """Returns a batch of the right shapes and types, for the meta device."""
@@ -140,4 +146,5 @@ class Model(Protocol):
     def init_weights(self, seed: int) -> None:
         """Fills every parameter and buffer; each value is a function of the seed and the parameter's name."""
 
-    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yields every parameter with its name, as any `nn.Module` does."""
