@@ -35,6 +35,6 @@ class TokenRow:
             segments from `documents[:-1]`.
     """
 
-    tokens: Int[np.ndarray, "length"]
-    documents: Int[np.ndarray, "length"]
+    tokens: Int[np.ndarray, " length"]
+    documents: Int[np.ndarray, " length"]
     across_documents: bool

@@ -171,6 +171,9 @@ def in_order(dataset: Dataset, collate: Collate, size: int, limit: int | None = 
     """Yields every example once and in order, `size` at a time (the last batch may be smaller): for evaluation.
 
     Args:
+        dataset: Where the examples are.
+        collate: Makes a batch of examples and their numbers.
+        size: Examples of a batch.
         limit: Stop after so many batches, or None.
     """
     for number, start in enumerate(range(0, len(dataset), size)):

@@ -139,7 +139,7 @@ class Tokenizer:
         return TextStream(self._token_text)
 
     @functools.cached_property
-    def token_bytes(self) -> Int[np.ndarray, "vocab"]:
+    def token_bytes(self) -> Int[np.ndarray, " vocab"]:
         """How many bytes of UTF-8 each token stands for; 0 for special tokens.
 
         For bytes, characters and byte-level BPE these sum to exactly the bytes of the text; for vocabularies that

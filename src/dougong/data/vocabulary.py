@@ -29,8 +29,7 @@ class BytesConfig(Config):
         """Makes the tokenizer; needs no text. The id of a byte is its value, and 256 ends a text."""
         from tokenizers import pre_tokenizers
 
-        alphabet = {character: byte for character, byte in byte_alphabet().items()}
-        return _byte_level(alphabet, [], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
+        return _byte_level(byte_alphabet(), [], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
 
 
 class CharsConfig(Config):
@@ -107,9 +106,7 @@ class TokenizerFileConfig(Config):
         return (Tokenizer.from_folder if path.is_dir() else Tokenizer.from_file)(path, self.eot)
 
 
-TokenizerConfig = Annotated[
-    BytesConfig | CharsConfig | BpeConfig | TokenizerFileConfig, Field(discriminator="name")
-]
+TokenizerConfig = Annotated[BytesConfig | CharsConfig | BpeConfig | TokenizerFileConfig, Field(discriminator="name")]
 
 
 def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]], pre_tokenizer: Any) -> Tokenizer:

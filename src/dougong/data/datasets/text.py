@@ -1,0 +1,189 @@
+"""Text for language models: sources, a tokenizer and a split become rows of tokens.
+
+Knows how the parts of `data` fit together; does not know models, tasks or batches.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from functools import reduce
+from itertools import chain
+from operator import or_
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, PositiveInt
+
+from dougong.core import files
+from dougong.core.config import Config, Fault, find_part, part_names
+from dougong.core.errors import FileError, UsageError
+from dougong.core.log import say
+from dougong.data.pack import JoinedRows, TokenRows
+from dougong.data.shards import Shards, once, prepare
+from dougong.data.source import SourceConfig
+from dougong.data.split import Divided, ValidationConfig
+from dougong.data.tokenizer import Tokenizer
+from dougong.data.vocabulary import BpeConfig, CharsConfig, TokenizerConfig
+
+if TYPE_CHECKING:
+    AnySource = SourceConfig
+else:  # every file of the folder `sources`, and what entry points add
+    _PARTS = [find_part("data.sources", name).PART for name in part_names("data.sources")]
+    AnySource = Annotated[reduce(or_, _PARTS), Field(discriminator="name")]
+
+
+class TextConfig(Config):
+    """Text from any sources, cut into rows of equal length."""
+
+    name: Literal["text"] = "text"
+    """Which dataset."""
+    sources: Annotated[list[AnySource], Field(min_length=1)] = Field(
+        default_factory=lambda: [find_part("data.sources", "python_library").PART()]
+    )
+    """Where the text comes from."""
+    tokenizer: TokenizerConfig = BpeConfig()
+    """What text is cut into."""
+    seq_len: PositiveInt | None = None
+    """Context, in tokens; absent: the model's `max_seq_len`."""
+    across_documents: bool = True
+    """Whether attention may cross from one document of a row into the next."""
+    validation: ValidationConfig = ValidationConfig()
+    """Which part of the text is kept apart to validate on."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields the fault of weights that some sources have and some lack."""
+        weights = [source.weight for source in self.sources]
+        if None in weights and any(weight is not None for weight in weights):
+            yield Fault("sources", "must all have a weight or none, but only some have. Complete or remove them.")
+
+    def prepare(self, cache: Path | None = None, seq_len: int | None = None) -> TextData:
+        """Reads, splits and tokenizes the text, or finds that done in the cache.
+
+        Args:
+            cache: The folder of what is made once; absent: $DOUGONG_CACHE, or `~/.cache/dougong`.
+            seq_len: The context where the config names none.
+
+        Raises:
+            UsageError: A path does not exist, or no context is given.
+            FileError: The text is broken, or too short.
+        """
+        length = self.seq_len or seq_len
+        if length is None:
+            raise UsageError("the context must be known, but neither data.seq_len nor the model gives it. Set one.")
+        folder = cache or cache_folder()
+        divided = [Divided(source.build(), self.validation) for source in self.sources]
+        tokenizer = _tokenizer(self, divided, folder)
+        return TextData(self, tokenizer, [prepare(part, tokenizer, folder) for part in divided], length)
+
+
+PART = TextConfig
+
+
+def cache_folder() -> Path:
+    """Returns the folder of what is made once: $DOUGONG_CACHE, or `~/.cache/dougong`."""
+    return Path(os.environ.get("DOUGONG_CACHE") or Path.home() / ".cache" / "dougong")
+
+
+class TextData:
+    """Text, ready to train on.
+
+    Attributes:
+        config: What described it.
+        tokenizer: Text to ids and back.
+        seq_len: The context, in tokens.
+        train: The training rows of each source with its weight (see `loader.order`).
+        validation: The validation rows of all sources, in order.
+        determines: Fields of the model that the data decides.
+        fingerprint: A hash of tokenizer, training and validation rows, and weights.
+        licence: Of the text, as its sources state it.
+        source: Where the text comes from.
+        counts: Per source: samples read, used, quarantined, left out, and documents, tokens and bytes of both parts.
+
+    Raises:
+        FileError: The text is too short for a row of the context.
+    """
+
+    def __init__(self, config: TextConfig, tokenizer: Tokenizer, shards: Sequence[Shards], seq_len: int):
+        def rows(part: str) -> list[TokenRows]:
+            return [
+                TokenRows(getattr(s, part), seq_len, config.across_documents, s.manifest.licence, s.manifest.source)
+                for s in shards
+            ]
+
+        self.config, self.tokenizer, self.seq_len, self._shards = config, tokenizer, seq_len, shards
+        train = rows("train")
+        self.train = [(part, source.weight) for part, source in zip(train, config.sources, strict=True)]
+        self.validation = JoinedRows(rows("validation"))
+        self.determines: dict[str, Any] = {"vocab_size": tokenizer.vocab_size}
+        self.licence, self.source = self.validation.licence, self.validation.source
+        facts = [tokenizer.fingerprint, self.validation.fingerprint]
+        facts += [f"{part.fingerprint} {weight}" for part, weight in self.train]
+        self.fingerprint = hashlib.sha256(" ".join(facts).encode()).hexdigest()
+        left_apart = {"format", "dtype", "sha256"}
+        self.counts = [shard.manifest.model_dump(exclude=left_apart) for shard in shards]
+        self._check_length()
+
+    def raw_validation_bytes(self) -> Iterator[bytes]:
+        """Yields the validation text of all sources as UTF-8, to compare with what a compressor makes of it."""
+        return chain.from_iterable(shard.raw_validation_bytes() for shard in self._shards)
+
+    def save_assets(self, folder: str | Path) -> None:
+        """Writes what a model needs beside its weights: the tokenizer's files."""
+        self.tokenizer.save(folder)
+
+    def _check_length(self) -> None:
+        by = self.config.validation
+        for part, _ in self.train:
+            if len(part) == 0:
+                raise FileError(
+                    f"the training text of {part.source} must have more tokens than the context of {self.seq_len}, but "
+                    f"has {len(part.stream):,}. Add text, or lower seq_len (or the model's max_seq_len)."
+                )
+        if len(self.validation) == 0:
+            tokens = max(len(part.stream) for part in self.validation.parts)
+            documents = sum(part.stream.num_documents for part in (*self.validation.parts, *(p for p, _ in self.train)))
+            advice = "set validation to {by: position}, or raise" if by.by == "document" else "raise"
+            raise FileError(
+                f"the validation text must have more tokens than the context of {self.seq_len}, but has {tokens:,} "
+                f"({by.fraction:g} of {documents:,} documents). Add text, {advice} validation.fraction."
+            )
+
+
+def _tokenizer(config: TextConfig, divided: Sequence[Divided], cache: Path) -> Tokenizer:
+    """Makes the tokenizer, or finds it in the cache if it had to be learned."""
+
+    def texts(everything: bool) -> Iterator[str]:
+        return _by_turns([part.texts(everything) for part in divided])
+
+    def build() -> Tokenizer:
+        return config.tokenizer.build(lambda: texts(False), lambda: texts(True))
+
+    if not isinstance(config.tokenizer, BpeConfig | CharsConfig):
+        return build()
+    facts = [part.source.fingerprint for part in divided] + [config.tokenizer, config.validation]
+    folder = cache / f"tokenizer-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}"
+    with once(folder) as absent:
+        if absent:
+            say(f"learning the tokenizer {config.tokenizer.name}")
+            with files.new_folder(folder) as partial:
+                tokenizer = build()
+                tokenizer.save(partial)
+                files.write_json(partial / "manifest.json", {"fingerprint": tokenizer.fingerprint})
+    tokenizer = Tokenizer.from_folder(folder)
+    if files.read_json(folder / "manifest.json") != {"fingerprint": tokenizer.fingerprint}:
+        raise FileError(f"{folder} must hold the tokenizer as it was written, but it was changed. Delete it.")
+    return tokenizer
+
+
+def _by_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
+    """Yields one text of each stream in turn, until all are at their end."""
+    left = list(streams)
+    while left:
+        for stream in list(left):
+            text = next(stream, None)
+            if text is None:
+                left.remove(stream)
+            else:
+                yield text

@@ -1,0 +1,155 @@
+"""Documents from a data set of the Hugging Face hub, or from a folder laid out like one, through `datasets`.
+
+Knows that library's streaming; nothing of a data set is executed (it runs no scripts).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import NonNegativeInt, PositiveInt
+
+from dougong.core import files
+from dougong.core.errors import DougongError, FileError, MissingExtra, ResourceError, UsageError
+from dougong.data import reading
+from dougong.data.examples import Document
+from dougong.data.source import SourceConfig, Tally
+
+
+class HubConfig(SourceConfig):
+    """A data set of the hub, read as a stream; or a local folder of Parquet, JSONL or CSV files."""
+
+    name: Literal["hub"] = "hub"
+    """Which source."""
+    dataset: str
+    """Name on the hub (`owner/name`), or a local folder."""
+    config: str | None = None
+    """Which of the data set's configurations; absent: its only one."""
+    split: str = "train"
+    """Which of its splits."""
+    field: str = "text"
+    """The column that holds the text."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; absent: the newest. A commit makes the run repeatable."""
+    limit: PositiveInt | None = None
+    """Read at most so many records; absent: all."""
+    max_bad_samples: NonNegativeInt = 0
+    """Records without text to leave aside before reading stops."""
+
+    def build(self) -> Hub:
+        """Makes the source; reads nothing yet.
+
+        Raises:
+            MissingExtra: The library `datasets` is absent.
+        """
+        try:
+            import datasets  # noqa: F401
+        except ImportError as error:
+            raise MissingExtra("reading data sets of the hub", "hub") from error
+        return Hub(self)
+
+
+PART = HubConfig
+
+
+class Hub:
+    """The records of a data set, in its own order."""
+
+    def __init__(self, config: HubConfig):
+        self.config = config
+        self.source = config.dataset
+
+    @functools.cached_property
+    def licence(self) -> str:
+        """The licence that the data set's card states, or "unknown"."""
+        from huggingface_hub import DatasetCard
+
+        card = self.config.dataset if self._folder is None else self._folder / "README.md"
+        try:
+            stated = DatasetCard.load(card).data.license
+        except Exception:  # no card, a broken one, or no network: then none is known
+            return "unknown"
+        return ", ".join(stated) if isinstance(stated, list) else stated or "unknown"
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the commit (on the hub) or of every byte (of a folder), and of what is read of it."""
+        config = self.config
+        chosen = (config.config, config.split, config.field, config.limit, config.max_bad_samples)
+        return hashlib.sha256(f"{self._content()} {chosen!r}".encode()).hexdigest()
+
+    def documents(self, tally: Tally) -> Iterator[Document]:
+        """Yields the documents; see `dougong.data.source.Source`."""
+        tally.allowed = self.config.max_bad_samples
+        yield from reading.records(self._texts(), self.config.dataset, "record", tally)
+        if tally.used == 0:
+            raise FileError(f"{self.source} must hold text, but no document is left ({tally.summary()}).")
+
+    def _texts(self) -> Iterator[tuple[int, Any]]:
+        field = self.config.field
+        with _translated(self.config):
+            for number, record in enumerate(self._stream, start=1):
+                if self.config.limit is not None and number > self.config.limit:
+                    return
+                yield number, reading.text_of(record, field)
+
+    @functools.cached_property
+    def _stream(self) -> Any:
+        import datasets
+
+        config = self.config
+        with _translated(config):
+            return datasets.load_dataset(
+                config.dataset, config.config, split=config.split, revision=self._commit, streaming=True
+            )
+
+    @property
+    def _folder(self) -> Path | None:
+        folder = Path(self.config.dataset).expanduser()
+        return folder if folder.is_dir() else None
+
+    @functools.cached_property
+    def _commit(self) -> str | None:
+        """The commit that is read: pinned here, so that a newer one cannot slip in between two passes."""
+        revision = self.config.revision
+        if self._folder is not None or (revision is not None and re.fullmatch("[0-9a-f]{40}", revision)):
+            return revision
+        from huggingface_hub import HfApi
+
+        with _translated(self.config):
+            return HfApi().dataset_info(self.config.dataset, revision=revision).sha
+
+    def _content(self) -> str:
+        """Returns the commit, or a hash of every byte of a folder."""
+        folder = self._folder
+        if folder is None:
+            return f"{self.config.dataset} {self._commit}"
+        whole = hashlib.sha256()
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            whole.update(f"{path.relative_to(folder).as_posix()} {files.sha256(path)}\n".encode())
+        return whole.hexdigest()
+
+
+@contextlib.contextmanager
+def _translated(config: HubConfig) -> Iterator[None]:
+    """Turns what the libraries raise into dougong's errors."""
+    try:
+        yield
+    except DougongError:
+        raise
+    except Exception as error:  # whatever the library, its readers or the network raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        text = f"the data set {config.dataset!r} must be readable, but is not: {reason}."
+        if isinstance(error, FileNotFoundError):
+            raise UsageError(f"{text} Check its name.", name="E-PATH") from error
+        if isinstance(error, OSError):
+            raise ResourceError(f"{text} Check the network, or use files.", name="E-NETWORK") from error
+        if isinstance(error, ValueError) and not type(error).__module__.startswith("pyarrow"):
+            raise UsageError(text) from error  # an unknown configuration or split, an impossible name
+        raise FileError(text) from error
