@@ -101,7 +101,7 @@ class _Chunked(torch.autograd.Function):
         ctx: Any,
         features: Float[Tensor, "rows dim"],
         weight: Float[Tensor, "vocab dim"],
-        targets: Int[Tensor, "rows"],
+        targets: Int[Tensor, " rows"],
         label_smoothing: float,
         z_loss: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:

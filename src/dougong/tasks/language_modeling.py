@@ -51,7 +51,12 @@ class LanguageModeling:
         vocab_size: Number of different tokens.
         tokenizer: Has `decode` and `token_bytes` (for each token how many bytes of UTF-8 it stands for); without one
             there are no bits per byte.
+
+    Attributes:
+        item: What a loss's weight counts, as a word for a person.
     """
+
+    item = "tokens"
 
     def __init__(self, config: LanguageModelingConfig, seq_len: int, vocab_size: int, tokenizer: Any = None):
         self.config, self.seq_len, self.vocab_size, self.tokenizer = config, seq_len, vocab_size, tokenizer

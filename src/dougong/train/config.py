@@ -28,6 +28,7 @@ class SgdConfig(Config):
     """Multiple of each matrix added to its gradient."""
 
     def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong between the fields."""
         if self.nesterov and not self.momentum:
             yield Fault("nesterov", "needs momentum above 0, but momentum is 0. Try momentum: 0.9.")
 
@@ -343,6 +344,7 @@ class TrainConfig(Config):
     """Trace some steps."""
 
     def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong between the fields."""
         if self.batch_ramp is not None:
             yield from self._ramp_faults(self.batch_ramp)
         warmup = self.schedule.warmup_steps
