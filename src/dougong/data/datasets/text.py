@@ -8,16 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from functools import reduce
 from itertools import chain
-from operator import or_
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, PositiveInt
 
 from dougong.core import files
-from dougong.core.config import Config, Fault, find_part, part_names
+from dougong.core.config import Config, Fault, Part, find_part
 from dougong.core.errors import FileError, UsageError
 from dougong.core.log import say
 from dougong.data.pack import JoinedRows, TokenRows
@@ -27,19 +25,13 @@ from dougong.data.split import Divided, ValidationConfig
 from dougong.data.tokenizer import Tokenizer
 from dougong.data.vocabulary import BpeConfig, CharsConfig, TokenizerConfig
 
-if TYPE_CHECKING:
-    AnySource = SourceConfig
-else:  # every file of the folder `sources`, and what entry points add
-    _PARTS = [find_part("data.sources", name).PART for name in part_names("data.sources")]
-    AnySource = Annotated[reduce(or_, _PARTS), Field(discriminator="name")]
-
 
 class TextConfig(Config):
     """Text from any sources, cut into rows of equal length."""
 
     name: Literal["text"] = "text"
     """Which dataset."""
-    sources: Annotated[list[AnySource], Field(min_length=1)] = Field(
+    sources: Annotated[list[Annotated[SourceConfig, Part("data.sources")]], Field(min_length=1)] = Field(
         default_factory=lambda: [find_part("data.sources", "python_library").PART()]
     )
     """Where the text comes from."""
