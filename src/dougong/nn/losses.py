@@ -23,13 +23,13 @@ class CrossEntropy(NamedTuple):
         sum: Scalar, differentiable: the loss with smoothing and z-loss.
         nll: Scalar: the plain negative log-likelihood, in nats.
         z: Scalar: the z-loss, weighted.
-        count: Scalar: how many targets count.
+        weight: Scalar: how many targets count.
     """
 
     sum: Tensor
     nll: Tensor
     z: Tensor
-    count: Tensor
+    weight: Tensor
 
 
 def cross_entropy_by_formula(
@@ -56,8 +56,8 @@ def cross_entropy_by_formula(
     smooth = log_z - logits.mean(-1)
     z = z_loss * log_z.square()
     loss = (1 - label_smoothing) * nll + label_smoothing * smooth + z
-    sums = [torch.where(counts, value, 0.0).sum() for value in (loss, nll.detach(), z.detach())]
-    return CrossEntropy(*sums, counts.sum())
+    loss, nll, z = (torch.where(counts, value, 0.0).sum() for value in (loss, nll.detach(), z.detach()))
+    return CrossEntropy(loss, nll, z, counts.sum())
 
 
 def cross_entropy_chunked(
@@ -73,8 +73,7 @@ def cross_entropy_chunked(
     scales them, once. Under autocast the products run in its type and the softmax in fp32.
     """
     rows = features.reshape(-1, features.shape[-1])
-    loss, nll, z, count = _Chunked.apply(rows, weight, targets.reshape(-1), label_smoothing, z_loss)
-    return CrossEntropy(loss, nll, z, count)
+    return CrossEntropy(*_Chunked.apply(rows, weight, targets.reshape(-1), label_smoothing, z_loss))
 
 
 @torch.no_grad()
@@ -148,7 +147,8 @@ def _run_chunks(
             grad_weight = (grad_logits.T @ x).to(weight.dtype)
         elif grad_weight is not None:
             _add_product(grad_weight, grad_logits.T, x)
-    return (*sums.unbind(), (targets != IGNORED).sum()), (grad_features, grad_weight)
+    loss, nll, z = sums.unbind()
+    return (loss, nll, z, (targets != IGNORED).sum()), (grad_features, grad_weight)
 
 
 def _chunk(logits: Tensor, targets: Tensor, options: tuple[float, float], sums: Tensor) -> Tensor:

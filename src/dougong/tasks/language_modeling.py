@@ -77,11 +77,10 @@ class LanguageModeling:
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the summed cross entropy over the tokens that count, with smoothing and z-loss."""
         smoothing, z_loss = self.config.label_smoothing, self.config.z_loss
-        found = self.cross_entropy(
-            _features(model, batch), model.head_weight, batch["targets"], label_smoothing=smoothing, z_loss=z_loss
-        )
+        features, weight = _features(model, batch)
+        found = self.cross_entropy(features, weight, batch["targets"], label_smoothing=smoothing, z_loss=z_loss)
         parts = {"nll": found.nll} if smoothing or z_loss else {}
-        return Loss(found.sum, found.count, {**parts, "z_loss": found.z} if z_loss else parts)
+        return Loss(found.sum, found.weight, {**parts, "z_loss": found.z} if z_loss else parts)
 
     def metrics(self) -> LanguageMetrics:
         """Returns a fresh accumulator."""
@@ -116,18 +115,18 @@ class LanguageMetrics:
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Adds the batch's tokens; batches come in the order of the text."""
         targets = batch["targets"]
-        nats = token_nats(_features(model, batch), model.head_weight, targets).double()
+        nats = token_nats(*_features(model, batch), targets).double()
         counts = targets != IGNORED
         if self.token_bytes is None:
             total, weight = torch.stack([nats.sum(), counts.sum().double()]).tolist()
         else:
-            total, weight = self._add_documents(batch["documents"], nats, targets)
+            self.token_bytes = self.token_bytes.to(targets.device)
+            sizes = torch.where(counts, self.token_bytes[targets.clamp(min=0)], 0).double()
+            total, weight = self._add_documents(batch["documents"], nats, sizes, counts)
         self.nats.add(total, weight)
 
-    def _add_documents(self, documents: Tensor, nats: Tensor, targets: Tensor) -> tuple[float, float]:
-        self.token_bytes = self.token_bytes.to(targets.device)
-        counts = targets != IGNORED
-        sizes = torch.where(counts, self.token_bytes[targets.clamp(min=0)], 0).double()
+    def _add_documents(self, documents: Tensor, nats: Tensor, sizes: Tensor, counts: Tensor) -> tuple[float, float]:
+        """Adds each document's bits and bytes; returns the sum of nats and the number of tokens."""
         numbers, place = torch.unique_consecutive(documents.flatten(), return_inverse=True)
         values = torch.stack([nats.flatten() / math.log(2), sizes.flatten(), counts.flatten().double()])
         sums = values.new_zeros(3, len(numbers)).index_add_(1, place, values)
@@ -159,8 +158,10 @@ class LanguageMetrics:
         return figures
 
 
-def _features(model: nn.Module, batch: Batch) -> Tensor:
-    return model.features(batch["tokens"], segments=batch.get("segments"), noise=batch.noise)
+def _features(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Returns what the head multiplies: features and the head's weight."""
+    features = model.features(batch["tokens"], segments=batch.get("segments"), noise=batch.noise)
+    return features, model.head_weight
 
 
 PART = LanguageModelingConfig

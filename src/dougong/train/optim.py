@@ -29,16 +29,16 @@ def build_optimizers(config: OptimizerConfig, named: Iterable[tuple[str, nn.Para
     named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
     match config:
         case SgdConfig():
-            options = {"momentum": config.momentum, "nesterov": config.nesterov, "fused": _fused(named)}
-            return [SGD(_groups(named, config.weight_decay), lr=config.lr, **options)]
+            groups = _groups(named, config.weight_decay)
+            momentum, nesterov = config.momentum, config.nesterov
+            return [SGD(groups, lr=config.lr, momentum=momentum, nesterov=nesterov, fused=_fused(named))]
         case AdamConfig():
-            options = {"betas": config.betas, "eps": config.eps, "fused": _fused(named)}
-            return [Adam(_groups(named, 0.0), lr=config.lr, **options)]
+            return [Adam(_groups(named, 0.0), config.lr, config.betas, config.eps, fused=_fused(named))]
         case AdamWConfig():
             return [_adamw(config, named)]
         case AdafactorConfig():
-            options = {"beta2_decay": config.beta2_decay, "d": config.clip_threshold}
-            return [Adafactor(_groups(named, config.weight_decay), lr=config.lr, **options)]
+            groups = _groups(named, config.weight_decay)
+            return [Adafactor(groups, lr=config.lr, beta2_decay=config.beta2_decay, d=config.clip_threshold)]
         case MuonConfig():
             return _muon(config, named)
 
@@ -104,8 +104,8 @@ def _groups(named: Sequence[tuple[str, nn.Parameter]], weight_decay: float) -> l
 
 
 def _adamw(config: AdamWConfig | MuonConfig, named: Sequence[tuple[str, nn.Parameter]]) -> Optimizer:
-    options = {"betas": config.betas, "eps": config.eps, "fused": _fused(named)}
-    return AdamW(_groups(named, config.weight_decay), lr=config.lr, **options)
+    groups = _groups(named, config.weight_decay)
+    return AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=_fused(named))
 
 
 def _muon(config: MuonConfig, named: Sequence[tuple[str, nn.Parameter]]) -> list[Optimizer]:

@@ -12,7 +12,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -166,7 +166,8 @@ def open_tracker(name: str, folder: Path) -> Tracker:
     Raises:
         MissingExtra: Its library is not installed.
     """
-    return {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}[name](folder)
+    makers: dict[str, Callable[[Path], Tracker]] = {"tensorboard": _TensorBoard, "wandb": _Wandb, "mlflow": _Mlflow}
+    return makers[name](folder)
 
 
 class _TensorBoard:

@@ -79,12 +79,11 @@ def optimizer_step(state: State, batch: Batch, task: Task) -> Report:
     if draws_noise(state.model):
         batch = batch.with_noise(seeds.sample_keys(batch.samples, config.seed, "dropout", state.step))
     sums = _backward(state, batch.split(config.microbatch_size or len(batch)), task)
-    parameters = [p for p in state.parameters.values() if p.grad is not None]
-    gradients = [p.grad for p in parameters]
+    gradients = [p.grad for p in state.parameters.values() if p.grad is not None]
     remaining = sums.unit / (state.scale.value * sums.weight)
     penalty = sums.loss.new_zeros(())
     if config.l2:
-        remaining, penalty = _add_l2(state, parameters, gradients, remaining)
+        remaining, penalty = _add_l2(state, gradients, remaining)
     norm = _norm(gradients) * remaining
     values = [sums.loss / sums.weight + penalty, norm, sums.weight, remaining]
     numbers = _read([*values, *(part / sums.weight for part in sums.parts.values())])
@@ -146,21 +145,20 @@ def _backward(state: State, microbatches: Sequence[Batch], task: Task) -> _Sums:
 
 
 @torch.no_grad()
-def _add_l2(
-    state: State, parameters: Sequence[Tensor], gradients: Sequence[Tensor], remaining: Tensor
-) -> tuple[Tensor, Tensor]:
+def _add_l2(state: State, gradients: list[Tensor], remaining: Tensor) -> tuple[Tensor, Tensor]:
     """Adds the gradient of `l2 / (2 m) * sum theta^2` to the mean gradient; returns what remains (1) and the penalty.
 
-    m is the number of trainable parameters.
+    m is the number of parameters that have a gradient.
     """
-    count = sum(p.numel() for p in state.parameters.values())
+    weights = [p.detach() for p in state.parameters.values() if p.grad is not None]
+    count = sum(weight.numel() for weight in weights)
     torch._foreach_mul_(gradients, remaining)
-    torch._foreach_add_(gradients, [p.detach() for p in parameters], alpha=state.config.l2 / count)
-    squares = _norm([p.detach() for p in state.parameters.values()]).square()
+    torch._foreach_add_(gradients, weights, alpha=state.config.l2 / count)
+    squares = _norm(weights).square()
     return torch.ones_like(remaining), state.config.l2 / (2 * count) * squares
 
 
-def _norm(tensors: Sequence[Tensor]) -> Tensor:
+def _norm(tensors: list[Tensor]) -> Tensor:
     """Returns the norm of all elements, in at least fp32."""
     norms = torch.stack(torch._foreach_norm(tensors))
     return torch.linalg.vector_norm(norms if norms.dtype == torch.float64 else norms.float())
@@ -173,7 +171,7 @@ def _read(values: Sequence[Tensor]) -> list[float]:
 
 
 @torch.no_grad()
-def _update(state: State, gradients: Sequence[Tensor], factor: float, grad_norm: float) -> None:
+def _update(state: State, gradients: list[Tensor], factor: float, grad_norm: float) -> None:
     """Scales the gradients once, if at all, by what remains and the clip factor; then updates weights and average."""
     limit = state.config.clip_norm
     if limit is not None and grad_norm > limit:
