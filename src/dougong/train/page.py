@@ -1,0 +1,214 @@
+"""`report.html`: one page that shows a run, complete in itself, readable light and dark, with no network.
+
+Made from the run folder alone: `run.jsonl`, `recipe.yaml`, `plan.json`, `samples/`. Curves are SVG in the page, drawn
+by matplotlib. Knows the folder's files; knows nothing of the process that wrote them.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dougong.core import files
+from dougong.train.report import duration, read_run
+
+Curve = tuple[str, Sequence[float], Sequence[float]]
+POINTS = 1200
+SAMPLES = 3
+# Placeholders that matplotlib takes for colours; the page's style sheet gives them their light and dark values.
+_INK, _COLOURS = "#010203", ("#010204", "#010205")
+
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1c2430; --paper: #ffffff; --soft: #5b6675; --line: #d8dee6;
+  --first: #1f66d0; --second: #c2410c; --shade: #f4f6f9; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6eaf0; --paper: #12161c; --soft: #9aa7b8; --line: #2c3541;
+  --first: #6ea8fe; --second: #fb923c; --shade: #1a2029; } }
+body { margin: 0 auto; max-width: 72rem; padding: 1.5rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.6rem; margin: 0 0 .25rem; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
+.soft, figcaption { color: var(--soft); }
+.curves { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 28rem), 1fr)); gap: 1rem; }
+figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding: .5rem; }
+figure svg { width: 100%; height: auto; display: block; }
+table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top;
+  border-bottom: 1px solid var(--line); } td.number { font-variant-numeric: tabular-nums; }
+pre { background: var(--shade); padding: .75rem; border-radius: .5rem; overflow-x: auto; white-space: pre-wrap; }
+"""
+
+
+def write_page(folder: Path) -> Path:
+    """Writes `report.html` into a run folder and returns its path.
+
+    Raises:
+        ResourceError: The disk is full.
+    """
+    folder = Path(folder)
+    steps, events = read_run(folder)
+    starts = [event for event in events if event["event"] == "start"]
+    start = starts[-1] if starts else {}
+    sections = [
+        _summary(steps, events, start),
+        _section("Curves", _curves(steps, events)),
+        _section("Samples", _samples(folder / "samples")),
+        _section("Plan against measured", _plan(folder / "plan.json", steps, start)),
+        _section("Recipe", _verbatim(folder / "recipe.yaml")),
+        _section("Versions", _table({**start.get("versions", {}), **_notes(start)})),
+    ]
+    title = html.escape(folder.absolute().name)
+    page = (
+        f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<style>{_STYLE}</style>\n</head>\n<body>\n<h1>{title}</h1>\n{''.join(sections)}</body>\n</html>\n"
+    )
+    files.write_whole(folder / "report.html", page)
+    return folder / "report.html"
+
+
+def _summary(steps: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> str:
+    if not steps:
+        return '<p class="soft">No step is written down yet.</p>\n'
+    seconds = sum(step.get("seconds", 0.0) for step in steps)
+    parts = [
+        f"{steps[-1]['step']:,} steps",
+        f"{start.get('parameters', 0):,} parameters",
+        f"{duration(seconds)} of steps",
+    ]
+    skipped = sum(bool(step.get("skipped")) for step in steps)
+    if skipped:
+        parts.append(f"{skipped} steps skipped")
+    figures = dict(_evaluations(steps, events)[-1][1]) if _evaluations(steps, events) else {}
+    facts = {**{name: f"{value:.4f}" for name, value in figures.items()}, **start.get("facts", {})}
+    table = _table({f"validation {name}" if name in figures else name: value for name, value in facts.items()})
+    return f'<p class="soft">{html.escape(", ".join(parts))}</p>\n{table}'
+
+
+def _evaluations(
+    steps: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]]
+) -> list[tuple[int, Mapping[str, float]]]:
+    """Returns each evaluation once, by its step, in order."""
+    found = {record["step"]: record["evaluation"] for record in [*events, *steps] if record.get("evaluation")}
+    return sorted(found.items())
+
+
+def _curves(steps: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, Any]]) -> str:
+    if not steps:
+        return ""
+    evaluations = _evaluations(steps, events)
+    validation = ("validation", [float(step) for step, _ in evaluations], [f["loss"] for _, f in evaluations])
+    drawn = {
+        "Loss": [_curve("training", steps, "loss"), *([validation] if evaluations else [])],
+        "Learning rate": [_curve("", steps, "lr")],
+        "Items per second": [_curve("", steps, "items_per_second")],
+        "Gradient norm": [_curve("", steps, "grad_norm")],
+    }
+    figures = [
+        f"<figure>{_svg(title, curves)}<figcaption>{title} by step</figcaption></figure>\n"
+        for title, curves in drawn.items()
+        if curves[0][1]
+    ]
+    return f'<div class="curves">\n{"".join(figures)}</div>\n'
+
+
+def _curve(label: str, steps: Sequence[Mapping[str, Any]], name: str) -> Curve:
+    """Returns a curve of at most `POINTS` points: means over equal spans where there are more steps."""
+    points = [(float(step["step"]), float(step[name])) for step in steps if step.get(name) is not None]
+    span = -(-len(points) // POINTS) or 1
+    spans = [points[i : i + span] for i in range(0, len(points), span)]
+    return label, [s[-1][0] for s in spans], [sum(value for _, value in s) / len(s) for s in spans]
+
+
+def _svg(title: str, curves: Sequence[Curve]) -> str:
+    """Returns a drawing whose text is text and whose colours come from the page."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    options: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": title, "text.color": _INK, "font.size": 10}
+    options |= {f"{part}.color": _INK for part in ("xtick", "ytick")}
+    options |= {"axes.edgecolor": _INK, "axes.labelcolor": _INK, "axes.spines.top": False, "axes.spines.right": False}
+    with matplotlib.rc_context(options):
+        figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+        axes = figure.add_subplot()
+        for colour, (label, x, y) in zip(_COLOURS, curves, strict=False):
+            axes.plot(x, y, color=colour, linewidth=1.5, label=label, marker="o" if len(x) == 1 else None, markersize=3)
+        axes.grid(color=_INK, alpha=0.12, linewidth=0.6)
+        axes.set_xlabel("step")
+        if curves[0][0]:
+            axes.legend(frameon=False)
+        drawing = io.StringIO()
+        figure.savefig(drawing, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    svg = drawing.getvalue()
+    svg = svg[svg.index("<svg") :]
+    for placeholder, name in zip((_INK, *_COLOURS), ("ink", "first", "second"), strict=True):
+        svg = svg.replace(placeholder, f"var(--{name})")
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{html.escape(title)}" ', 1)
+
+
+def _samples(folder: Path) -> str:
+    """Returns the newest samples, each as it was written."""
+    if not folder.is_dir():
+        return ""
+    newest = sorted(path for path in folder.iterdir() if path.is_file())[-SAMPLES:]
+    return "".join(f"<h3>{html.escape(path.name)}</h3>\n{_verbatim(path)}" for path in reversed(newest))
+
+
+def _plan(path: Path, steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> str:
+    """Returns what was planned beside what was measured, where both have the same name."""
+    if not path.is_file():
+        return ""
+    plan = files.read_json(path)
+    measured = measured_figures(steps, start)
+    rows = "".join(
+        f'<tr><td>{html.escape(name)}</td><td class="number">{_shown(value)}</td>'
+        f'<td class="number">{_shown(measured.get(name, ""))}</td></tr>\n'
+        for name, value in (plan.items() if isinstance(plan, dict) else ())
+    )
+    return f"<table>\n<tr><th></th><th>planned</th><th>measured</th></tr>\n{rows}</table>\n" if rows else ""
+
+
+def measured_figures(steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> dict[str, float]:
+    """Returns what a plan can be held against: parameters, steps, tokens, seconds and rates, as medians."""
+    seconds = sorted(step["seconds"] for step in steps if step.get("seconds"))
+    rates = sorted(step["items_per_second"] for step in steps if step.get("items_per_second"))
+    shares = sorted(step["mfu"] for step in steps if step.get("mfu"))
+    figures = {
+        "parameters": start.get("parameters"),
+        "steps": len(steps),
+        "tokens": sum(step.get("items", 0.0) for step in steps),
+        "seconds": sum(seconds),
+        "seconds_per_step": seconds[len(seconds) // 2] if seconds else None,
+        "tokens_per_second": rates[len(rates) // 2] if rates else None,
+        "mfu": shares[len(shares) // 2] if shares else None,
+    }
+    return {name: value for name, value in figures.items() if value is not None}
+
+
+def _notes(start: Mapping[str, Any]) -> dict[str, str]:
+    return {name: start[name] for name in ("device", "precision", "compile") if name in start}
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return html.escape(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    body = "".join(f"<tr><td>{html.escape(n)}</td><td>{html.escape(str(v))}</td></tr>\n" for n, v in rows.items())
+    return f"<table>\n{body}</table>\n" if body else ""
+
+
+def _verbatim(path: Path) -> str:
+    if not path.is_file():
+        return ""
+    with files.explained(path):
+        return f"<pre>{html.escape(path.read_text(encoding='utf-8', errors='replace'))}</pre>\n"
+
+
+def _section(title: str, body: str) -> str:
+    return f"<h2>{title}</h2>\n{body}" if body else ""
