@@ -46,7 +46,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", dtype: to
     """
     folder = Path(folder)
     theirs, dialect = _config_json(folder)
-    config = _translate(folder, theirs, dialect)
+    config: Any = _translate(folder, theirs, dialect)
     with _opened(folder) as stored:
         if getattr(config, "num_layers", 0) > len(stored):
             raise FileError(
@@ -55,10 +55,9 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", dtype: to
             )
         with _explained(folder, "must describe a model that can be built"), torch.device("meta"):
             model = config.build()
-        pieces = _match(folder, dialect, model, stored)
-        types = [piece.stored.dtype for piece in pieces]
-        model = model.to(dtype or functools.reduce(torch.promote_types, types)).to_empty(device=device)
-        _copy(model, pieces)
+        parts = _match(folder, dialect, model, stored)
+        model = model.to(dtype or _widest(parts)).to_empty(device=device)
+        _copy(model, parts)
     return model
 
 
@@ -96,7 +95,7 @@ def save_model(
     Raises:
         ResourceError: The disk is full or not writable.
     """
-    values = model.config.model_dump(mode="json")
+    values = _values(model)
     written = ((dialect, dialect.write_config(values)) for dialect in dialects())
     dialect, config = next((found for found in written if found[1] is not None), (own_form(), None))
     config = config or dialect.write_config(values)
@@ -135,7 +134,16 @@ def refuse_code(settings: Any, where: str) -> None:
             open_items.extend(item)
 
 
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
 
 
 class _Stored:
@@ -144,7 +152,7 @@ class _Stored:
     def __init__(self, file: Any, name: str):
         header = file.get_slice(name)
         self.shape = tuple(header.get_shape())
-        self.dtype = _DTYPES.get(header.get_dtype())
+        self.dtype = _DTYPES.get(header.get_dtype())  # None: a type that holds quantized weights
         self.read = functools.partial(file.get_tensor, name)  # mapped, not copied
 
 
@@ -181,6 +189,11 @@ def _config_json(folder: Path) -> tuple[Mapping[str, Any], ModuleType]:
     if theirs.get("quantization_config"):
         raise FileError(f"{path} must describe plain weights, but they are quantized. Take the unquantized model.")
     return theirs, dialect_of(theirs.get("model_type"))
+
+
+def _values(model: nn.Module) -> dict[str, Any]:
+    config: Any = model.config
+    return config.model_dump(mode="json")
 
 
 def _translate(folder: Path, theirs: Mapping[str, Any], dialect: ModuleType) -> Config:
@@ -244,7 +257,7 @@ def _match(folder: Path, dialect: ModuleType, model: nn.Module, stored: Mapping[
     """
     ours = model.state_dict()
     with _explained(folder, "must be that of the model"):
-        layout: Layout = dialect.layout(model.config.model_dump(mode="json"), ours)
+        layout: Layout = dialect.layout(_values(model), ours)
     wanted = {piece.name: (name, piece) for name, pieces in layout.items() for piece in pieces}
     found, unknown = {}, []
     for name, tensor in stored.items():
@@ -254,18 +267,14 @@ def _match(folder: Path, dialect: ModuleType, model: nn.Module, stored: Mapping[
         found[full] = tensor
     missing = [name for name in wanted if name not in found]
     parts = [_Part(*wanted[name], found[name]) for name in wanted if name in found]
-    shaped = [
-        f"{part.piece.name} is {part.stored.dtype or 'no float'} {list(part.stored.shape)} for {list(shape)}"
-        for part in parts
-        if part.stored.dtype is None or part.stored.shape != (shape := _foreign_shape(part.piece, ours[part.ours]))
-    ]
+    shaped = [found for part in parts if (found := _misfit(part, ours[part.ours]))]
     untied = [
         f"{copy} differs from {first}"
         for copy, first in dialect.TIED.items()
         if copy not in wanted and copy in found and first in found
         if not torch.equal(found[copy].read(), found[first].read())
     ]
-    _complain(folder, {"missing": missing, "unknown": unknown, "not of its shape": shaped, "not tied": untied})
+    _complain(folder, {"missing": missing, "unknown": unknown, "of another kind": shaped, "not tied": untied})
     return parts
 
 
@@ -281,6 +290,23 @@ def _complain(folder: Path, faults: Mapping[str, Sequence[str]]) -> None:
             f"{folder} must hold exactly the tensors of its config.json, but {'; '.join(told)}. "
             "Take config.json and weights of the same model."
         )
+
+
+def _misfit(part: _Part, ours: Tensor) -> str:
+    """Says how a stored tensor differs in shape or kind from what is wanted, or nothing."""
+    wanted, stored = _foreign_shape(part.piece, ours), part.stored
+    if stored.shape != wanted:
+        return f"{part.piece.name} is {list(stored.shape)} for {list(wanted)}"
+    if stored.dtype is None or stored.dtype.is_floating_point != ours.is_floating_point():
+        return f"{part.piece.name} is {stored.dtype or 'quantized'} for {ours.dtype}"
+    return ""
+
+
+def _widest(parts: Sequence[_Part]) -> torch.dtype:
+    types = (part.stored.dtype for part in parts)
+    return functools.reduce(
+        torch.promote_types, (kind for kind in types if kind is not None and kind.is_floating_point)
+    )
 
 
 def _foreign_shape(piece: Piece, ours: Tensor) -> tuple[int, ...]:
@@ -319,7 +345,8 @@ def _shards(layout: Layout, tensors: Mapping[str, Tensor], limit: int) -> list[l
 
 
 def _write_shards(folder: Path, shards: Sequence[Sequence[tuple[str, Piece]]], tensors: Mapping[str, Tensor]) -> None:
-    weight_map, count = {}, len(shards)
+    weight_map: dict[str, str] = {}
+    count = len(shards)
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
         # One shard at a time is copied to the CPU and turned; what needs neither is not copied.

@@ -15,13 +15,12 @@ Knows how configs and names correspond; knows no model class, and opens no file.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+from dougong.core.config import find_part, part_names
 from dougong.core.errors import FileError
 
 ACTIVATIONS = {
@@ -54,13 +53,12 @@ Layout = Mapping[str, tuple[Piece, ...]]
 
 def dialects() -> list[ModuleType]:
     """Returns all foreign dialects, by name; our own form is not among them."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "native")
-    return [importlib.import_module(f"{__name__}.{name}") for name in names]
+    return [find_part("checkpoint.convert", name) for name in part_names("checkpoint.convert") if name != "native"]
 
 
 def own_form() -> ModuleType:
     """Returns our own form, in which every model can be written."""
-    return importlib.import_module(f"{__name__}.native")
+    return find_part("checkpoint.convert", "native")
 
 
 def dialect_of(model_type: Any) -> ModuleType:
