@@ -189,7 +189,9 @@ def _walk(
             arguments = [argument for argument in getattr(here, "__args__", ()) if argument is not Ellipsis]
             here = arguments[min(key, len(arguments) - 1) if isinstance(key, int) else -1] if arguments else None
         values = _inside(values, key)
-    return known, tuple(path)
+    members = _alternatives(here)
+    tags = [tag for member in members if len(members) > 1 for tag in _tags(member)]
+    return tags or known, tuple(path)
 
 
 def _inside(values: Any, key: Any) -> Any:
@@ -229,8 +231,9 @@ def _member(members: Sequence[Any], label: str) -> Any:
     return None
 
 
-def _tags(config_class: type[Config]) -> tuple[Any, ...]:
-    field = config_class.model_fields.get("name")
+def _tags(config_class: Any) -> tuple[Any, ...]:
+    """Returns the names that a config of alternatives goes by."""
+    field = getattr(config_class, "model_fields", {}).get("name")
     return getattr(field.annotation, "__args__", ()) if field is not None else ()
 
 
@@ -272,7 +275,7 @@ def _sentence(items: Sequence[Any], path: tuple[str | int, ...], known: Sequence
         return f"{where} is required, but absent. Add it."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         tag = context.get("tag")
-        names = re.findall(r"'([^']+)'", context["expected_tags"]) if "expected_tags" in context else known
+        names = re.findall(r"'([^']+)'", context["expected_tags"]) if "expected_tags" in context else list(known)
         if tag is None:
             return f"{where}.name is required, but absent. Known: {', '.join(names)}."
         return f"{where}.name must be a known name, but is {tag!r}.{did_you_mean(tag, names)}"
