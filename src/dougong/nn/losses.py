@@ -5,6 +5,7 @@ Knows features, the head's weight and targets; knows no model and no batch.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, NamedTuple
 
 import torch
@@ -104,9 +105,10 @@ class _Chunked(torch.autograd.Function):
         label_smoothing: float,
         z_loss: float,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        kind = features.device.type
-        dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else features.dtype
-        with torch.autocast(kind, enabled=False):
+        kind = "cpu" if features.is_meta else features.device.type  # autocast does not know the meta device
+        mixed = kind != "meta" and torch.is_autocast_enabled(kind)
+        dtype = torch.get_autocast_dtype(kind) if mixed else features.dtype
+        with torch.autocast(kind, enabled=False) if mixed else contextlib.nullcontext():
             sums, gradients = _run_chunks(ctx, (features, weight), targets, (label_smoothing, z_loss), dtype)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(*sums[1:])

@@ -20,6 +20,7 @@ from dougong.core.contracts import Batch, Task
 from dougong.core.device import choose_device, choose_precision, matmul_peak
 from dougong.core.errors import Preempted, UsageError
 from dougong.core.every import Every
+from dougong.data.loader import BatchSizes
 from dougong.train.blocks import choose_compile, prepared_blocks
 from dougong.train.config import TrainConfig
 from dougong.train.evaluate import Evaluator
@@ -328,3 +329,16 @@ def _say_start(recorder: Recorder, job: Job, state: State, notes: Mapping[str, s
     log.say(f"training {count:,} parameters for {job.config.steps:,} steps{went_on}")
     for name, note in notes.items():
         log.say(f"{name}: {note}")
+
+
+def batch_sizes(config: TrainConfig, examples: int) -> BatchSizes:
+    """Returns how many examples each step takes.
+
+    Args:
+        examples: How many training examples there are, for `batch_size: all`.
+    """
+    if config.batch_size == "all":
+        return BatchSizes.constant(examples)
+    if config.batch_ramp is not None:
+        return BatchSizes.ramp(config.batch_ramp.start, config.batch_size, config.batch_ramp.steps)
+    return BatchSizes.constant(config.batch_size)
