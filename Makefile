@@ -15,7 +15,7 @@ TORCH ?= torch==2.13.0
 RUN ?= runs/demo-$(shell date +%Y%m%d-%H%M%S)
 WORKERS ?= 2
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 export HF_HUB_DISABLE_TELEMETRY := 1
 export NO_MKDOCS_2_WARNING := 1
 
