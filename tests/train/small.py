@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ class Small(nn.Module):
         self.out = nn.Linear(8, 1)
         with torch.no_grad():
             for name, parameter in self.named_parameters():
-                parameter += 0.3 * torch.randn(parameter.shape, generator=seeds.generator(0, "init", name))
+                draw = torch.randn(parameter.shape, generator=seeds.generator(0, "init", name))
+                parameter.copy_(0.3 * draw + (name == "norm.weight"))
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         for block in self.blocks:
@@ -55,6 +57,15 @@ class Squares:
 
     def metrics(self) -> SquaresMetric:
         return SquaresMetric()
+
+    def collate(self, examples: Sequence[Batch], samples: Sequence[int]) -> Batch:
+        return examples[0]
+
+    def decode(self, outputs: Tensor) -> list[float]:
+        return outputs.tolist()
+
+    def example_batch(self, batch_size: int, device: torch.device | str = "meta") -> Batch:
+        return SmallBatches(batch_size)[0].to(device)
 
 
 class SquaresMetric:

@@ -70,7 +70,7 @@ class AdafactorConfig(Config):
     """Largest relative step size, before the schedule."""
     beta2_decay: Annotated[float, Field(lt=0.0)] = -0.8
     """Exponent of the step in the decay of the second moment."""
-    clip_threshold: PositiveFloat = 1.0
+    clip_threshold: Annotated[float, Field(ge=1.0)] = 1.0
     """Largest root mean square of one update."""
     weight_decay: NonNegativeFloat = 0.0
     """Share of each matrix taken away per step, times the learning rate; biases and norms are exempt."""

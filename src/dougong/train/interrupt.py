@@ -9,7 +9,7 @@ import os
 import signal
 import threading
 from types import FrameType
-from typing import Any, Self
+from typing import Any
 
 _NAMES = ("SIGINT", "SIGTERM", "SIGUSR1")
 
@@ -28,7 +28,7 @@ class Interruption:
         self.asked: str | None = None
         self._before: dict[int, Any] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
                 self._before[number] = signal.signal(number, self._note)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
@@ -36,12 +36,14 @@ MAY_CHANGE = (
 )  # fmt: skip
 
 
+@runtime_checkable
 class Batches(Protocol):
     """The training batches: batch `k` is a function of `k`."""
 
     def __getitem__(self, step: int) -> Batch: ...
 
 
+@runtime_checkable
 class Attachment(Protocol):
     """Something that is asked after each step, such as a sampler.
 

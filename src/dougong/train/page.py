@@ -90,8 +90,8 @@ def _summary(steps: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, A
 def _evaluations(
     steps: Iterable[Mapping[str, Any]], events: Iterable[Mapping[str, Any]]
 ) -> list[tuple[int, Mapping[str, float]]]:
-    """Returns each evaluation once, by its step, in order."""
-    found = {record["step"]: record["evaluation"] for record in [*events, *steps] if record.get("evaluation")}
+    """Returns each evaluation once, by its step, in order; one made after the step, of all examples, counts more."""
+    found = {record["step"]: record["evaluation"] for record in [*steps, *events] if record.get("evaluation")}
     return sorted(found.items())
 
 

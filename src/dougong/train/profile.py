@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import torch
 
@@ -27,7 +27,7 @@ class Profiler:
         self.config, self.path, self.done = config, path, 0
         self._profile: Any = None
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Profiler:
         return self
 
     def step(self) -> None:

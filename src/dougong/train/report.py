@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -26,6 +26,7 @@ from dougong.train.step import Report
 FLUSH_SECONDS = 5.0
 
 
+@runtime_checkable
 class Tracker(Protocol):
     """Where curves go."""
 
@@ -54,7 +55,7 @@ class Recorder:
         self._flushed = time.monotonic()
         self._window: list[tuple[float, float]] = []
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> Recorder:
         with files.explained(self.folder / "run.jsonl", "written"):
             self._file = (self.folder / "run.jsonl").open("a+b")
             if not _ends_in_newline(self._file):
