@@ -200,6 +200,12 @@ def _inside(values: Any, key: Any) -> Any:
     return values[key] if isinstance(values, (list, tuple)) and isinstance(key, int) and key < len(values) else None
 
 
+def named_alternatives(config_class: type[Config], field: str) -> dict[str, type[Config]]:
+    """Returns the configs that a field may hold, by the name that a recipe gives them."""
+    members = _alternatives(config_class.model_fields[field].annotation)
+    return {str(tag): member for member in members for tag in _tags(member)}
+
+
 def _field_type(config_class: type[Config], name: Any) -> Any:
     """Returns a field's annotation, or the `Part` that says how its config is found."""
     field = config_class.model_fields[name]

@@ -1,0 +1,105 @@
+"""The model card: `README.md` in a model folder, for the person who finds it one day.
+
+Knows what a run knows of itself; computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dougong.recipe.recipe import Recipe, to_yaml
+from dougong.run.parts import Parts
+
+_FIGURES = {
+    "loss": "loss (nats per token)",
+    "perplexity": "perplexity",
+    "bits_per_byte": "bits per byte",
+    "gzip_bits_per_byte": "bits per byte of gzip -9 on the same text",
+    "xz_bits_per_byte": "bits per byte of xz -9 on the same text",
+}
+
+
+def write_card(parts: Parts, parameters: int, metrics: Mapping[str, float], steps: int) -> str:
+    """Returns the text of the card."""
+    recipe, data = parts.recipe, parts.data
+    title = recipe.title or "A language model"
+    front = {
+        "license": "other" if data.licence != "unknown" else "unknown",
+        **({"license_name": data.licence.lower()} if data.licence != "unknown" else {}),
+        "pipeline_tag": "text-generation",
+        "tags": ["dougong", recipe.model.name],  # type: ignore[attr-defined]
+    }
+    rows = "\n".join(f"| {name} | {_figure(metrics, key)} |" for key, name in _FIGURES.items() if key in metrics)
+    return f"""---
+{to_yaml(front)}---
+
+# {title}
+
+{recipe.description or "Trained with dougong."}
+
+## Size
+
+{parameters:,} parameters; context of {data.seq_len:,} tokens; vocabulary of {parts.model.vocab_size:,} tokens.
+
+## Data
+
+Source: {data.source}. Licence, as the source states it: {data.licence}. What that means for the use of these weights is
+for whoever shares them to judge.
+
+{_counts(data.counts)}
+## How it was trained
+
+{steps:,} steps, {parts.sizes().start(steps) * data.seq_len:,} tokens, {_optimizer(recipe)}. The whole recipe is
+`recipe.yaml` in the folder of the run.
+
+## Figures on the validation text
+
+| figure | value |
+| --- | --- |
+{rows}
+
+## How to load it
+
+```python
+import dougong
+
+lm = dougong.load("path/to/this/folder")
+print(lm.generate("Once", max_new_tokens=100, temperature=0.8))
+```
+{_TRANSFORMERS}"""
+
+
+_TRANSFORMERS = """
+If `config.json` names a `model_type` other than `dougong-gpt`, it opens in transformers as well:
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
+```
+"""
+
+
+def _figure(metrics: Mapping[str, float], key: str) -> str:
+    low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
+    interval = f" (95 % interval over documents: {low:.3f} to {high:.3f})" if low and high else ""
+    return f"{metrics[key]:.4f}{interval}"
+
+
+def _optimizer(recipe: Recipe) -> str:
+    train = recipe.train
+    return f"{train.optimizer.name} at a learning rate of {train.optimizer.lr:g}, schedule {train.schedule.name}"
+
+
+def _counts(counts: Any) -> str:
+    """Returns a table of what each source held: its documents, tokens and bytes."""
+    rows = []
+    for entry in counts:
+        for part in ("train", "validation"):
+            inside = entry.get(part, {})
+            numbers = {key: value for key, value in inside.items() if isinstance(value, int)}
+            held = ", ".join(f"{value:,} {key}" for key, value in numbers.items())
+            rows.append(f"| {entry['source']} | {part} | {held} |")
+    return "\n".join(["| source | part | holds |", "| --- | --- | --- |", *rows, ""])

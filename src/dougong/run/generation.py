@@ -1,0 +1,63 @@
+"""The verb `generate`, and `load`: a trained model of a run, or of any Hugging Face folder, to write with.
+
+Knows where models are; how text is generated, `infer` knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dougong.infer.language import LanguageModel, load_language_model
+from dougong.recipe.sources import Source
+from dougong.run.folder import find_run, model_of_run
+from dougong.run.training import Run
+
+
+def load(
+    source: Source | Run, *, run: str | Path | None = None, precision: str = "auto", device: str = "auto"
+) -> LanguageModel:
+    """Returns a language model with `.model`, `.tokenizer`, `.config` and `.generate(...)`.
+
+    Args:
+        source: A run or its folder, a Hugging Face folder, or a recipe, whose newest run is taken.
+        run: The run folder, where the source is a recipe.
+        precision: auto, fp32, bf16 or fp16.
+        device: auto, cpu, cuda, cuda:1 or mps.
+
+    Raises:
+        UsageError: There is no such folder or run, or the run has no model yet.
+        FileError: A file of the model is corrupt.
+    """
+    return load_language_model(_folder(source, run), precision, device)
+
+
+def generate(
+    source: Source | Run,
+    prompts: str | Sequence[str],
+    *,
+    run: str | Path | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    **options: Any,
+) -> str | list[str]:
+    """Returns the text that follows a prompt, or one text per prompt of a list.
+
+    Args:
+        source: As `load` takes it.
+        prompts: What to go on from.
+        run: The run folder, where the source is a recipe.
+        precision: auto, fp32, bf16 or fp16.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        options: The fields of `GenerateConfig`: max_new_tokens, temperature, top_k, top_p, num_beams, stop, seed, ...
+    """
+    return load(source, run=run, precision=precision, device=device).generate(prompts, **options)
+
+
+def _folder(source: Source | Run, run: str | Path | None) -> Path:
+    if isinstance(source, Run):
+        return source.folder / "model"
+    if run is None and isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
+        return Path(source)
+    return model_of_run(find_run(source, run))

@@ -1,0 +1,112 @@
+"""From a recipe to its parts, built and fitted to each other: data, model, task, batches.
+
+Knows how sections depend on one another (the data decides the vocabulary); knows no concrete part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from dougong.core.config import Config, path_text
+from dougong.core.contracts import Batch
+from dougong.core.errors import UsageError
+from dougong.data.loader import Batches, BatchSizes, count, everything, in_order, order
+from dougong.recipe import Recipe
+from dougong.recipe.sources import paths_in
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a recipe describes.
+
+    Attributes:
+        recipe: The recipe, with the model's fields that the data decides filled in.
+        data: The prepared dataset.
+        task: The objective.
+    """
+
+    recipe: Recipe
+    data: Any
+    task: Any
+
+    @property
+    def model(self) -> Any:
+        """The model's config."""
+        return self.recipe.model
+
+    def sizes(self) -> BatchSizes:
+        """Returns how many examples each step takes."""
+        train = self.recipe.train
+        if train.batch_size == "all":
+            return BatchSizes.constant(count(self.data.train))
+        if train.batch_ramp is not None:
+            return BatchSizes.ramp(train.batch_ramp.start, train.batch_size, train.batch_ramp.steps)
+        return BatchSizes.constant(train.batch_size)
+
+    def batches(self) -> Batches:
+        """Returns the training batches."""
+        train = self.recipe.train
+        whole = train.batch_size == "all"
+        examples = everything(self.data.train) if whole else order(self.data.train, train.seed)
+        return Batches(examples, self.task.collate, self.sizes())
+
+    def validation(self) -> Callable[[], Iterable[Batch]]:
+        """Returns what gives a fresh iterator over the validation batches."""
+        train = self.recipe.train
+        size = train.microbatch_size or (train.batch_size if isinstance(train.batch_size, int) else 32)
+        return lambda: in_order(self.data.validation, self.task.collate, min(size, 64))
+
+    def tokens(self) -> int:
+        """Returns how many tokens the whole run takes in."""
+        return self.sizes().start(self.recipe.train.steps) * self.data.seq_len
+
+
+def prepare(recipe: Recipe) -> Parts:
+    """Prepares the data and fits the other parts to it.
+
+    Raises:
+        UsageError: A path does not exist, or parts do not fit each other.
+        FileError: The data is broken or too short.
+    """
+    data = _prepared(recipe)
+    model = _determined(recipe.model, data.determines)
+    recipe = recipe.replace(model=model)
+    whole = recipe.train.batch_size == "all"
+    if whole and any(weight is not None for _, weight in data.train):
+        raise UsageError("data.sources: a weight has no effect with train.batch_size all. Remove one of the two.")
+    seen = model.replace(max_seq_len=data.seq_len)  # the task's example is as long as the data's rows
+    return Parts(recipe, data, recipe.task.build(seen, data))  # type: ignore[attr-defined]
+
+
+def _prepared(recipe: Recipe) -> Any:
+    config: Any = recipe.data
+    longest = getattr(recipe.model, "max_seq_len", None)
+    asked = getattr(config, "seq_len", None)
+    if asked and longest and asked > longest:
+        raise UsageError(
+            f"data.seq_len must be at most model.max_seq_len, but {asked} > {longest}. Lower one or raise the other."
+        )
+    try:
+        return config.prepare(seq_len=longest)
+    except UsageError as error:
+        for option, name in paths_in({"data": config.model_dump(mode="json")}):
+            if error.name == "E-PATH" and name in str(error):
+                raise UsageError(f"{error} Or name yours: --set '{option}=[FILE]'", name=error.name) from error
+        raise
+
+
+def _determined(model: Config, decided: dict[str, int]) -> Any:
+    """Returns the model with the fields that the data decides; a larger number given by the recipe may stay."""
+    changes = {}
+    for name, value in decided.items():
+        given = getattr(model, name)
+        if given is None:
+            changes[name] = value
+        elif given < value:
+            raise UsageError(
+                f"{path_text(('model', name))} must be at least the data's {value}, but is {given}. "
+                "Leave it out to take the data's."
+            )
+    return model.replace(**changes)

@@ -1,0 +1,255 @@
+"""The verb `train`: a run folder opened or made, the parts wired and handed to the loop, and what is left behind.
+
+Knows the order of things in a run; what each is, the floors below know.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from dougong.checkpoint.weights import load_weights, save_model
+from dougong.core import files, log
+from dougong.core.device import choose_device, choose_precision
+from dougong.core.errors import FileError, Preempted
+from dougong.infer.language import LanguageModel, load_language_model
+from dougong.plan.count import count
+from dougong.recipe import Recipe, load, name_of
+from dougong.recipe.recipe import to_yaml
+from dougong.recipe.sources import RUN_RECIPE, Source, anchored, model_folder
+from dougong.run.card import write_card
+from dougong.run.evaluation import compressed_bits_per_byte, full_evaluation
+from dougong.run.folder import claimed, is_run, new_run_folder, newest_run_folder
+from dougong.run.parts import Parts, prepare
+from dougong.run.sampler import Sampler
+from dougong.train.loop import Job, Outcome, fit
+from dougong.train.page import write_page
+from dougong.train.step import Report
+
+Observer = Callable[[Report], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run.
+
+    Attributes:
+        folder: Where everything it left is.
+        recipe: Its recipe, with all that the data decided filled in.
+        steps: Updates of the weights, over all resumptions.
+        reason: Why it ended: "done" or "early stopping".
+        metrics: The figures of the final weights on the whole validation text, and those of gzip and xz.
+        seconds: Of this call's training.
+    """
+
+    folder: Path
+    recipe: Recipe
+    steps: int
+    reason: str
+    metrics: Mapping[str, float]
+    seconds: float
+
+    def load(self, precision: str = "auto", device: str = "auto") -> LanguageModel:
+        """Returns the trained model, ready to generate."""
+        return load_language_model(self.folder / "model", precision, device)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What `train` was asked for.
+
+    Attributes:
+        source: A recipe's name, a file, a run folder, inline YAML, values, or a recipe.
+        run: The run folder; absent: `runs/<name>-<n>`, a new one, or with `resume` the newest.
+        resume: Go on with the run in the folder, if there is one.
+        overrides: `path=value` texts.
+        options: Values by path; a name without a section means `train.<name>`.
+        observers: Called with the report of every step.
+    """
+
+    source: Source
+    run: str | Path | None = None
+    resume: bool = False
+    overrides: Sequence[str] = ()
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    observers: Sequence[Observer] = ()
+
+    def folder(self) -> Path:
+        """Returns the folder that the run is to have."""
+        if self.run is not None:
+            return Path(self.run)
+        if self.resume and isinstance(self.source, str | Path) and is_run(Path(self.source)):
+            return Path(self.source)
+        name = name_of(self.source)
+        return (newest_run_folder(name) if self.resume else None) or new_run_folder(name)
+
+
+def train(
+    source: Source,
+    *,
+    run: str | Path | None = None,
+    resume: bool = False,
+    overrides: Sequence[str] = (),
+    observers: Sequence[Observer] = (),
+    **options: Any,
+) -> Run:
+    """Trains what a recipe describes, and returns the run: `train("gpt-stdlib", steps=200)`.
+
+    Args:
+        source: A recipe's name, a file, a run folder, inline YAML, values, or a recipe.
+        run: The run folder; absent: `runs/<name>-<n>`, a new one, or with `resume` the newest.
+        resume: Go on with the run in the folder, if there is one.
+        overrides: `path=value` texts, as `--set` takes them.
+        observers: Called with the report of every step; they only read.
+        options: Values by path; a name without a section means `train.<name>`, a section takes a mapping of changes.
+
+    Raises:
+        RecipeError: The recipe has faults; all of them, with file and line.
+        UsageError: The folder holds another run, or parts do not fit each other.
+        FileError: The data or a checkpoint is corrupt, or the data has changed since the run began.
+        ResourceError: The disk or the memory is full.
+        NonFiniteError: The loss became NaN or infinite.
+        Preempted: The run was asked to stop; its state is saved.
+    """
+    order = Order(source, run, resume, overrides, options, observers)
+    folder = order.folder()
+    recipe = load(_resumed_source(order, folder), order.overrides, order.options)
+    with claimed(folder, resume) as goes_on:
+        log.say(f"run folder: {folder}")
+        return _run(recipe, folder, goes_on, order)
+
+
+def _resumed_source(order: Order, folder: Path) -> Source:
+    """A run that goes on has its own recipe, unless another one is given with it, which must then agree."""
+    named = isinstance(order.source, str | Path) and is_run(folder)
+    return folder if order.resume and named and not Path(order.source).is_file() else order.source
+
+
+def _run(recipe: Recipe, folder: Path, goes_on: bool, order: Order) -> Run:
+    _require_model_fits(recipe)
+    parts = prepare(recipe)
+    if goes_on:
+        _require_same_data(parts, folder)
+    job = _job(parts, folder, goes_on, order)
+    try:
+        outcome = fit(job)
+    except Preempted as error:
+        raise Preempted(f"{str(error).split('. The same')[0]}. Go on with: dougong train {folder} --resume") from error
+    finally:
+        if (folder / "run.jsonl").exists():
+            write_page(folder)
+    metrics = _leave_model(parts, job.model, folder, outcome)
+    return Run(folder, parts.recipe, outcome.steps, outcome.reason, metrics, outcome.seconds)
+
+
+def _require_model_fits(recipe: Recipe) -> None:
+    """Builds the model without memory, so that what is wrong with it is said before the data is touched."""
+    if getattr(recipe.model, "vocab_size", 0) is not None:
+        count(recipe)
+
+
+def _require_same_data(parts: Parts, folder: Path) -> None:
+    plan = files.read_json(folder / "plan.json") if (folder / "plan.json").exists() else {}
+    before = plan.get("data", {}).get("fingerprint")
+    if before is not None and before != parts.data.fingerprint:
+        raise FileError(
+            f"the data must be what {folder} began with (sha256 {before[:12]}), but is {parts.data.fingerprint[:12]}: "
+            f"{parts.data.source} or how it is cut has changed. Put it back, or start a new run.",
+            name="E-DATA",
+        )
+
+
+def _job(parts: Parts, folder: Path, goes_on: bool, order: Order) -> Job:
+    recipe, train = parts.recipe, parts.recipe.train
+    device = choose_device(train.device)
+    counted = count(recipe)
+    model = _new_model(recipe)
+    plan = _plan(parts, dataclasses.asdict(counted))
+    values = anchored(recipe.values(), Path(), absolute=True)
+    files.write_json(folder / "plan.json", plan)
+    files.write_whole(folder / RUN_RECIPE, to_yaml(values))
+    for name in ("samples", "tensorboard", "checkpoints"):
+        (folder / name).mkdir(exist_ok=True)
+    facts = {"data": parts.data.source, "licence of the data": parts.data.licence}
+    facts |= {f"{name} -9, bits per byte": f"{bits:.4f}" for name, bits in compressed_bits_per_byte(parts.data).items()}
+    dtype = choose_precision(train.precision, device).dtype
+    return Job(
+        config=train,
+        model=model,
+        task=parts.task,
+        batches=parts.batches(),
+        folder=folder,
+        validation=parts.validation(),
+        resume=goes_on,
+        flops_per_sample=counted.flops_per_sample,
+        facts=facts,
+        identity={
+            "model": values["model"],
+            "task": values["task"],
+            "init_from": values["init_from"],
+            "data": parts.data.fingerprint,
+        },
+        observers=order.observers,
+        attachments=[Sampler(train.samples, train.seed, parts, folder / "samples", dtype)]
+        if train.samples.prompts
+        else [],
+    )
+
+
+def _new_model(recipe: Recipe) -> nn.Module:
+    model = recipe.model.build()  # type: ignore[attr-defined]
+    model.init_weights(recipe.train.seed)
+    if recipe.init_from is not None:
+        load_weights(model, model_folder(recipe.init_from))
+        log.say(f"starting from the weights of {recipe.init_from}")
+    return model
+
+
+def _plan(parts: Parts, counted: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what the run will take; figures that are measured later have the same name here."""
+    data = parts.data
+    return {
+        "parameters": counted["parameters"],
+        "steps": parts.recipe.train.steps,
+        "tokens": parts.tokens(),
+        **{name: value for name, value in counted.items() if name != "parameters" and value is not None},
+        "data": {
+            "source": data.source,
+            "licence": data.licence,
+            "fingerprint": data.fingerprint,
+            "train_examples": sum(len(part) for part, _ in data.train),
+            "validation_examples": len(data.validation),
+        },
+    }
+
+
+def _leave_model(parts: Parts, model: nn.Module, folder: Path, outcome: Outcome) -> dict[str, float]:
+    """Evaluates the final weights on the whole validation text, and writes the model folder with its card."""
+    metrics = full_evaluation(parts, model)
+    _note_evaluation(folder, outcome.steps, metrics)
+    parameters = sum(p.numel() for p in model.parameters())
+    card = write_card(parts, parameters, metrics, outcome.steps)
+    assets = {**_assets(parts.data), "README.md": card.encode()}
+    save_model(model, folder / "model", assets, eos_id=parts.data.tokenizer.eot_id)
+    write_page(folder)
+    return metrics
+
+
+def _assets(data: Any) -> dict[str, bytes]:
+    with tempfile.TemporaryDirectory() as temporary:
+        data.save_assets(temporary)
+        return {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
+
+
+def _note_evaluation(folder: Path, step: int, metrics: Mapping[str, float]) -> None:
+    """Adds the evaluation of the final weights to `run.jsonl`."""
+    record = {"event": "final evaluation", "step": step, "evaluation": dict(metrics)}
+    with files.explained(folder / "run.jsonl", "written"), (folder / "run.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps(record) + "\n")
