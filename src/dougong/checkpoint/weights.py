@@ -192,8 +192,9 @@ def _config_json(folder: Path) -> tuple[Mapping[str, Any], ModuleType]:
 
 
 def _values(model: nn.Module) -> dict[str, Any]:
+    """Returns the values of a model's config, with derived sizes written out where there are such."""
     config: Any = model.config
-    return config.model_dump(mode="json")
+    return (config.filled() if hasattr(config, "filled") else config).model_dump(mode="json")
 
 
 def _translate(folder: Path, theirs: Mapping[str, Any], dialect: ModuleType) -> Config:
@@ -267,14 +268,14 @@ def _match(folder: Path, dialect: ModuleType, model: nn.Module, stored: Mapping[
         found[full] = tensor
     missing = [name for name in wanted if name not in found]
     parts = [_Part(*wanted[name], found[name]) for name in wanted if name in found]
-    shaped = [found for part in parts if (found := _misfit(part, ours[part.ours]))]
+    misfits = [text for part in parts if (text := _misfit(part, ours[part.ours]))]
     untied = [
         f"{copy} differs from {first}"
         for copy, first in dialect.TIED.items()
         if copy not in wanted and copy in found and first in found
         if not torch.equal(found[copy].read(), found[first].read())
     ]
-    _complain(folder, {"missing": missing, "unknown": unknown, "of another kind": shaped, "not tied": untied})
+    _complain(folder, {"missing": missing, "unknown": unknown, "of another kind": misfits, "not tied": untied})
     return parts
 
 

@@ -122,6 +122,10 @@ class GPTConfig(Config):
         """The width inside the feed-forward network, given or derived."""
         return self.hidden_dim or (32 * math.ceil(self.dim / 12) if self.gated_mlp else 4 * self.dim)
 
+    def filled(self) -> GPTConfig:
+        """Returns the same config with every derived size written out, as foreign formats want it."""
+        return self.replace(num_kv_heads=self.kv_heads, head_dim=self.width_of_head, hidden_dim=self.width_of_mlp)
+
     def band_of(self, layer: int) -> int | None:
         """Returns the band of a layer, or None where it sees all of the past."""
         return self.band if self.attention_pattern[layer % len(self.attention_pattern)] == "banded" else None

@@ -7,7 +7,8 @@ A dialect is a module with
 - `IGNORED`: a pattern of tensors that carry nothing learned;
 - `TIED`: tensors that some writers save a second time, each with the name of the first;
 - `read_config(config)`: the values of our config, from theirs;
-- `write_config(values)`: their config from our values, or None where it cannot say what ours says;
+- `write_config(values)`: their config from our values, or None where it cannot say what ours says (a value that ours
+  derives from others is given written out);
 - `layout(values, names)`: where each of our tensors lies in their file.
 
 Knows how configs and names correspond; knows no model class, and opens no file.

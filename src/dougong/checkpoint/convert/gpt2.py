@@ -69,8 +69,7 @@ def write_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     same = all(values[key] == value for key, value in _FIXED.items()) if values["name"] == "gpt" else False
     if not same or values["band"] is not None:
         return None
-    plain_heads = values["head_dim"] in (None, values["dim"] / values["num_heads"])
-    if not plain_heads or values["num_kv_heads"] not in (None, values["num_heads"]):
+    if values["head_dim"] * values["num_heads"] != values["dim"] or values["num_kv_heads"] != values["num_heads"]:
         return None
     return {
         "model_type": MODEL_TYPE,
@@ -81,7 +80,7 @@ def write_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
         "n_layer": values["num_layers"],
         "n_head": values["num_heads"],
         "n_embd": values["dim"],
-        "n_inner": values["hidden_dim"],
+        "n_inner": None if values["hidden_dim"] == 4 * values["dim"] else values["hidden_dim"],
         "layer_norm_epsilon": values["norm_eps"],
         "activation_function": foreign_activation(values["activation"]),
         "tie_word_embeddings": values["tie_embeddings"],

@@ -84,8 +84,8 @@ def write_shape(values: Mapping[str, Any]) -> dict[str, Any]:
         "max_position_embeddings": values["max_seq_len"],
         "num_hidden_layers": values["num_layers"],
         "num_attention_heads": values["num_heads"],
-        "num_key_value_heads": values["num_kv_heads"] or values["num_heads"],
-        "head_dim": values["head_dim"] or values["dim"] // values["num_heads"],
+        "num_key_value_heads": values["num_kv_heads"],
+        "head_dim": values["head_dim"],
         "hidden_size": values["dim"],
         "intermediate_size": values["hidden_dim"],
         "rms_norm_eps": values["norm_eps"],
@@ -114,9 +114,7 @@ def _inside(name: str, values: Mapping[str, Any]) -> tuple[Piece, ...]:
     begin = f"model.layers.{layer}."
     if module != "attention.qkv":
         return (Piece(f"{begin}{_BLOCK[module]}.{kind}"),)
-    head_dim = values["head_dim"] or values["dim"] // values["num_heads"]
-    keys = (values["num_kv_heads"] or values["num_heads"]) * head_dim
-    queries = values["num_heads"] * head_dim
+    queries, keys = (values[heads] * values["head_dim"] for heads in ("num_heads", "num_kv_heads"))
     bounds = {"q": (0, queries), "k": (queries, queries + keys), "v": (queries + keys, queries + 2 * keys)}
     return tuple(Piece(f"{begin}self_attn.{letter}_proj.{kind}", rows) for letter, rows in bounds.items())
 
