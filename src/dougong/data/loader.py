@@ -66,16 +66,18 @@ def _seed32(seed: int, number: int) -> int:
 
 def _grain() -> ModuleType:
     """Imports grain (0.3 s) without its warning that jax is absent."""
-    logger = logging.getLogger("absl")
-    logger.addFilter(_about_jax)
+    import absl.logging  # what grain warns through
+
+    logger = absl.logging.get_absl_logger()
+    logger.addFilter(_not_of_jax)
     try:
         import grain
     finally:
-        logger.removeFilter(_about_jax)
+        logger.removeFilter(_not_of_jax)
     return grain
 
 
-def _about_jax(record: logging.LogRecord) -> bool:
+def _not_of_jax(record: logging.LogRecord) -> bool:
     return "jax" not in record.getMessage()
 
 

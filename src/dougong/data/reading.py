@@ -101,9 +101,11 @@ def _gunzip(stored: Iterable[bytes], path: Path) -> Iterator[bytes]:
     try:
         for chunk in stored:
             while chunk:
-                if unpacker.eof:  # a further member; zeros may pad the end
-                    chunk = chunk.lstrip(b"\0")
-                    unpacker = zlib.decompressobj(wbits=31) if chunk else unpacker
+                if unpacker.eof:
+                    chunk = chunk.lstrip(b"\0")  # zeros may pad the end
+                    if not chunk:
+                        break
+                    unpacker = zlib.decompressobj(wbits=31)  # a further member
                 begun = True
                 yield unpacker.decompress(chunk, _CHUNK)
                 chunk = unpacker.unused_data if unpacker.eof else unpacker.unconsumed_tail
@@ -125,9 +127,11 @@ def _unzstd(stored: Iterable[bytes], path: Path) -> Iterator[bytes]:
             while chunk:
                 if unpacker is None or unpacker.eof:
                     unpacker = zstandard.ZstdDecompressor().decompressobj()
-                few, chunk = chunk[:1024], chunk[1024:]  # a kilobyte unpacks to 33 MB at the worst
-                yield unpacker.decompress(few)
-                chunk = unpacker.unused_data + chunk
+                for start in range(0, len(chunk), 256):  # so few bytes unpack to 8 MB at the worst
+                    yield unpacker.decompress(chunk[start : start + 256])
+                    if unpacker.eof:
+                        break
+                chunk = unpacker.unused_data + chunk[start + 256 :]
     except zstandard.ZstdError as error:
         raise FileError(f"{path} must be zstd, but is broken: {error}. Fetch it again.") from error
     if unpacker is not None and not unpacker.eof:
@@ -218,17 +222,19 @@ def records(texts: Iterable[tuple[int, str | Bad]], name: str | Path, unit: str,
 
 def _lines(chunks: Iterable[bytes]) -> Iterator[bytes | None]:
     """Yields lines without their ends; None for one that is longer than `LINE`, which is never held whole."""
-    rest, too_long = b"", False
+    rest, too_long = bytearray(), False
     for chunk in chunks:
         *lines, tail = chunk.split(b"\n")
         for line in lines:
-            yield None if too_long else rest + line
-            rest, too_long = b"", False
+            yield None if too_long else bytes(rest) + line if rest else line
+            too_long = False
+            rest.clear()
         rest += tail
         if len(rest) > LINE:
-            rest, too_long = b"", True
+            too_long = True
+            rest.clear()
     if rest or too_long:
-        yield None if too_long else rest
+        yield None if too_long else bytes(rest)
 
 
 def _encoded_lines(path: Path, reading: Reading) -> tuple[Iterator[bytes | None], str]:
