@@ -108,6 +108,7 @@ def test_folder_of_a_model_or_of_its_run_opens(language_model: LanguageModel, tm
         opened = load_language_model(folder, precision="fp32", device="cpu")
         assert opened.generate("x", temperature=0.0) == expected
         assert opened.config == language_model.config
+        assert not opened.model.blocks[0].attention.qkv.weight.is_contiguous(), "laid out for decoding"
 
 
 def test_folder_that_holds_no_model_is_refused(tmp_path: Path) -> None:
