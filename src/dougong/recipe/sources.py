@@ -38,7 +38,7 @@ def load(source: Source, overrides: Sequence[str] = (), options: Mapping[str, An
     document, folder = _read(source)
     values = document.values
     places = {path: f"{document.where}:{line}" for path, line in document.lines.items()} if document.lines else {}
-    if _is_inline(source):
+    if is_inline(source):
         values = _completed(values)
     elif values is None:
         raise RecipeError([f"{document.where} must be a recipe, but is empty. Print one to edit: dougong recipe NAME"])
@@ -65,7 +65,7 @@ def name_of(source: Source) -> str:
         return str(getattr(source.model, "name", "run"))
     if isinstance(source, Mapping):
         return str(_name_in(source))
-    if _is_inline(source):
+    if is_inline(source):
         return _name_in(parse(str(source), "inline recipe").values)
     path = Path(source)
     if path.is_dir() and not _is_shipped(source):
@@ -106,7 +106,8 @@ def _is_shipped(source: Any) -> bool:
     return isinstance(source, str) and source in shipped_names()
 
 
-def _is_inline(source: Any) -> bool:
+def is_inline(source: Any) -> bool:
+    """Tells whether a source is YAML itself, not the name of something."""
     return isinstance(source, str) and (source.lstrip().startswith("{") or "\n" in source or ": " in source)
 
 
@@ -116,7 +117,7 @@ def _read(source: Source) -> tuple[Document, Path | None]:
         return Document(source.values(), "the recipe"), None
     if isinstance(source, Mapping):
         return Document(dict(source), "the recipe"), None
-    if _is_inline(source):
+    if is_inline(source):
         return parse(str(source), "inline recipe"), None
     if _is_shipped(source):
         return parse(shipped_text(str(source)), f"{source}.yaml"), None

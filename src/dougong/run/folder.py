@@ -14,7 +14,7 @@ from pathlib import Path
 
 from dougong.core.errors import UsageError
 from dougong.core.files import explained
-from dougong.recipe.sources import RUN_RECIPE, Source, name_of, shipped_names
+from dougong.recipe.sources import RUN_RECIPE, Source, is_inline, name_of, shipped_names
 
 RUNS = Path("runs")
 LOCK = "lock"
@@ -49,8 +49,8 @@ def find_run(source: Source, run: str | Path | None = None) -> Path:
     Raises:
         UsageError: There is none.
     """
-    named = Path(run) if run is not None else Path(source) if isinstance(source, str | Path) else None
-    if named is not None and (run is not None or (named.is_dir() and source not in shipped_names())):
+    if run is not None or _names_a_folder(source):
+        named = Path(run if run is not None else str(source))
         if not is_run(named):
             what = f"has no {RUN_RECIPE}" if named.exists() else "does not exist"
             raise UsageError(f"{named} must be a run folder, but {what}. Name another.", name="E-PATH")
@@ -62,6 +62,12 @@ def find_run(source: Source, run: str | Path | None = None) -> Path:
             f"{name} must have a run, but {RUNS} holds none. Train it first, or name a run's folder.", name="E-PATH"
         )
     return newest
+
+
+def _names_a_folder(source: Source) -> bool:
+    if not isinstance(source, str | Path) or is_inline(source) or source in shipped_names():
+        return False
+    return Path(source).is_dir() or (os.sep in str(source) and not Path(source).is_file())
 
 
 def model_of_run(folder: Path) -> Path:

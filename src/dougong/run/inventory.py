@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from dougong.core.config import Config, did_you_mean, find_part, named_alternatives, part_names
@@ -20,9 +22,9 @@ def inventory(kind: str | None = None) -> dict[str, dict[str, Any]]:
     Raises:
         UsageError: There is no such kind.
     """
-    makers = {
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
         "recipes": lambda: {name: parse(shipped_text(name), name).values["title"] for name in shipped_names()},
-        **{plural: lambda place=place: _parts(place) for plural, place in _PARTS.items()},
+        **{plural: functools.partial(_parts, place) for plural, place in _PARTS.items()},
         "tokenizers": _tokenizers,
         "optimizers": lambda: _alternatives(TrainConfig, "optimizer"),
         "schedules": lambda: _alternatives(TrainConfig, "schedule"),

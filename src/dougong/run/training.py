@@ -56,6 +56,11 @@ class Run:
     metrics: Mapping[str, float]
     seconds: float
 
+    def summary(self) -> dict[str, Any]:
+        """Returns what a machine would want to know of it, as JSON values."""
+        figures = {"steps": self.steps, "reason": self.reason, "seconds": self.seconds, "metrics": dict(self.metrics)}
+        return {"folder": str(self.folder), **figures}
+
     def load(self, precision: str = "auto", device: str = "auto") -> LanguageModel:
         """Returns the trained model, ready to generate."""
         return load_language_model(self.folder / "model", precision, device)
@@ -128,8 +133,8 @@ def train(
 
 def _resumed_source(order: Order, folder: Path) -> Source:
     """A run that goes on has its own recipe, unless another one is given with it, which must then agree."""
-    named = isinstance(order.source, str | Path) and is_run(folder)
-    return folder if order.resume and named and not Path(order.source).is_file() else order.source
+    named = isinstance(order.source, str | Path) and not Path(order.source).is_file()
+    return folder if order.resume and named and is_run(folder) else order.source
 
 
 def _run(recipe: Recipe, folder: Path, goes_on: bool, order: Order) -> Run:

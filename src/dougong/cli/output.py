@@ -1,0 +1,57 @@
+"""How results look: on standard output, as JSON or for a person. Knows plain values."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+_NAMES = {"loss": "loss, nats per token", "bits_per_byte": "bits per byte"}
+
+
+def show_json(value: Any) -> None:
+    """Prints a value as JSON; what is not finite is null."""
+    print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return [_finite(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
+def show_figures(figures: Mapping[str, float]) -> None:
+    """Prints the figures of an evaluation in lines, each with its interval, and the compressors' beside."""
+    for name, value in figures.items():
+        if name.endswith(("_low", "_high")):
+            continue
+        low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
+        interval = f"  (95 %: {low:.4f} to {high:.4f})" if low is not None and high is not None else ""
+        print(f"  {_label(name):<24}{value:>10.4f}{interval}")
+
+
+def _label(name: str) -> str:
+    compressor, found, _ = name.partition("_bits_per_byte")
+    return f"bits per byte, {compressor} -9" if found and compressor != name else _NAMES.get(name, name)
+
+
+def show_table(rows: Mapping[str, Any], indent: int = 0) -> None:
+    """Prints nested names and values, one a line, aligned."""
+    width = max((len(str(name)) for name in rows), default=0) + 2
+    for name, value in rows.items():
+        if isinstance(value, Mapping):
+            print(f"{'':{indent}}{name}")
+            show_table(value, indent + 2)
+        else:
+            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+            print(f"{'':{indent}}{name:<{width}}{text}".rstrip())
+
+
+def write(text: str) -> None:
+    """Prints a piece of text at once, with no line end."""
+    sys.stdout.write(text)
+    sys.stdout.flush()
