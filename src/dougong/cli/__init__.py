@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command line and leaves the process with its exit code."""
     given = [*(sys.argv[1:] if arguments is None else arguments)] or ["--help"]
     if "--version" in given[:1]:
-        from dougong import __version__
+        from importlib.metadata import version
 
-        print(f"dougong {__version__}")
+        print(f"dougong {version('dougong')}")
         raise SystemExit(0)
     raise SystemExit(run_guarded(app, given))
