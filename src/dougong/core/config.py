@@ -284,7 +284,7 @@ def _sentence(items: Sequence[Any], path: tuple[str | int, ...], known: Sequence
         names = re.findall(r"'([^']+)'", context["expected_tags"]) if "expected_tags" in context else list(known)
         if tag is None:
             return f"{where}.name is required, but absent. Known: {', '.join(names)}."
-        return f"{where}.name must be a known name, but is {tag!r}.{did_you_mean(tag, names)}"
+        return f"{where}.name must be a known name, but is {tag!r}.{did_you_mean(str(tag), names)}"
     if kind in ("value_error", "assertion_error"):
         return f"{where} {item['msg'].split(', ', 1)[-1]}"
     wishes = dict.fromkeys(_wish(item) for item in items)
@@ -350,7 +350,7 @@ class Part:
         rest = dict(values)
         variant = rest.pop("variant")
         if variant not in variants:
-            text = f"must be a variant of {values['name']}, but is {shown(variant)}.{did_you_mean(variant, variants)}"
+            text = f"must be a variant of {values['name']}, but is {shown(variant)}.{did_you_mean(str(variant), list(variants))}"
             raise PydanticCustomError("faults", "unknown variant", {"faults": [Fault("variant", text)]})
         return config_class.model_validate({**variants[variant], **rest})
 
