@@ -354,7 +354,8 @@ def _write_shards(folder: Path, shards: Sequence[Sequence[tuple[str, Piece]]], t
         content = {piece.name: _view(piece, tensors[ours]).detach().cpu().contiguous() for ours, piece in shard}
         weight_map |= dict.fromkeys(content, name)
         try:
-            save_file(content, folder / name, metadata={"format": "pt"})
+            with files.explained(folder / name, "written"):
+                save_file(content, folder / name, metadata={"format": "pt"})
         except SafetensorError as error:
             raise ResourceError(
                 f"{folder / name} cannot be written: {error}. Free some space.", name="E-DISK"
