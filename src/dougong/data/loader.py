@@ -97,7 +97,8 @@ class BatchSizes:
     def ramp(cls, first: int, last: int, steps: int) -> BatchSizes:
         """Returns sizes that grow linearly from `first` to `last`, reached at step `steps` (Brown et al. 2020)."""
         rise = last - first
-        return cls(tuple(number * steps // max(1, rise) for number in range(rise + 1)), tuple(range(first, last + 1)))
+        begins = (-(-number * steps // max(1, rise)) for number in range(rise + 1))
+        return cls(tuple(begins), tuple(range(first, last + 1)))
 
     def size(self, step: int) -> int:
         """Returns how many examples step `step` (counted from 0) takes."""

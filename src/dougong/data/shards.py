@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -31,7 +32,7 @@ from dougong.data.source import Tally
 from dougong.data.split import Divided
 from dougong.data.tokenizer import Tokenizer
 
-SHARD = 1 << 28
+SHARD = 1 << 30
 """Tokens of one file."""
 _GROUP = 1 << 20
 """Characters that are encoded at a time: some 100 MB at the worst."""
@@ -103,12 +104,11 @@ class TokenStream:
     def tokens(self, start: int, stop: int) -> Int[np.ndarray, " length"]:
         """Returns the tokens from `start` up to `stop`, as a copy."""
         found = np.empty(stop - start, dtype=np.int64)
-        begin = 0
-        for shard, end in zip(self._shards, self._ends, strict=True):
-            low, high = max(start, begin), min(stop, end)
-            if low < high:
-                found[low - start : high - start] = shard[low - begin : high - begin]
-            begin = end
+        number, place = bisect_right(self._ends, start), start
+        while place < stop:
+            begin, end = self._ends[number] - len(self._shards[number]), min(stop, self._ends[number])
+            found[place - start : end - start] = self._shards[number][place - begin : end - begin]
+            number, place = number + 1, end
         return found
 
     def documents(self, start: int, stop: int) -> Int[np.ndarray, " length"]:
@@ -247,6 +247,7 @@ class _Part:
         self.shards: list[int] = []
         self.documents = self.bytes = self.document_bytes = 0
         self._files = contextlib.ExitStack()
+        self._last = self._files.enter_context(contextlib.ExitStack())
         self._starts = self._files.enter_context((folder / "starts.bin").open("wb"))
         self._bytes = self._files.enter_context((folder / "bytes.bin").open("wb"))
 
@@ -286,7 +287,8 @@ class _Part:
         while len(tokens):
             if not self.shards or self.shards[-1] == self.shard:
                 path = self.folder / f"tokens-{len(self.shards):05}.bin"
-                self._tokens = self._files.enter_context(path.open("wb"))
+                self._last.close()
+                self._tokens = self._last.enter_context(path.open("wb"))
                 self.shards.append(0)
             now = tokens[: self.shard - self.shards[-1]]
             self._tokens.write(now.tobytes())

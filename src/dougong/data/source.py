@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import PositiveFloat
 
@@ -73,6 +73,7 @@ class Tally:
         return text + (f"; left out: {outside}" if outside else "")
 
 
+@runtime_checkable
 class Source(Protocol):
     """A stream of documents that can be read again from the start, and is the same each time.
 

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsInt
 
 import numpy as np
 from jaxtyping import Int
@@ -117,11 +117,11 @@ class Tokenizer:
         parts = self.backend.encode_batch_fast(re.split("|".join(inside), text), add_special_tokens=False)
         return [token for part in parts for token in part.ids if token not in self._special]
 
-    def decode(self, ids: Iterable[int]) -> str:
+    def decode(self, ids: Iterable[SupportsInt]) -> str:
         """Returns the text of ids; special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
         return self.backend.decode([int(token) for token in ids], skip_special_tokens=True)
 
-    def decode_stream(self, ids: Iterable[int]) -> Iterator[str]:
+    def decode_stream(self, ids: Iterable[SupportsInt]) -> Iterator[str]:
         """Yields the text of ids as they come, never half a character; special tokens are left out.
 
         The pieces joined are the text of the ids as a continuation: where `decode` drops the space before a first
@@ -129,7 +129,7 @@ class Tokenizer:
         """
         stream = self.stream()
         for token in ids:
-            if piece := stream.push(token):
+            if piece := stream.push(int(token)):
                 yield piece
         if piece := stream.end():
             yield piece

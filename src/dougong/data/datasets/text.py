@@ -126,21 +126,21 @@ class TextData:
         self.tokenizer.save(folder)
 
     def _check_length(self) -> None:
-        by = self.config.validation
         for part, _ in self.train:
             if len(part) == 0:
-                raise FileError(
-                    f"the training text of {part.source} must have more tokens than the context of {self.seq_len}, but "
-                    f"has {len(part.stream):,}. Add text, or lower seq_len (or the model's max_seq_len)."
-                )
+                raise FileError(self._too_short(f"training text of {part.source}", len(part.stream)))
         if len(self.validation) == 0:
-            tokens = max(len(part.stream) for part in self.validation.parts)
-            documents = sum(part.stream.num_documents for part in (*self.validation.parts, *(p for p, _ in self.train)))
-            advice = "set validation to {by: position}, or raise" if by.by == "document" else "raise"
-            raise FileError(
-                f"the validation text must have more tokens than the context of {self.seq_len}, but has {tokens:,} "
-                f"({by.fraction:g} of {documents:,} documents). Add text, {advice} validation.fraction."
-            )
+            raise FileError(self._too_short("validation text", max(len(p.stream) for p in self.validation.parts)))
+
+    def _too_short(self, what: str, tokens: int) -> str:
+        by, streams = self.config.validation, [*self.validation.parts, *(part for part, _ in self.train)]
+        documents = sum(part.stream.num_documents for part in streams)
+        advice = "set validation to {by: position}" if by.by == "document" else "change validation.fraction"
+        return (
+            f"the {what} must have more tokens than the context of {self.seq_len}, but has {tokens:,} (of {documents:,} "
+            f"documents, with {by.fraction:g} kept apart by {by.by}). Add text, lower seq_len (or the model's "
+            f"max_seq_len), or {advice}."
+        )
 
 
 def _tokenizer(config: TextConfig, divided: Sequence[Divided], cache: Path) -> Tokenizer:
