@@ -317,17 +317,21 @@ def _foreign_shape(piece: Piece, ours: Tensor) -> tuple[int, ...]:
     return shape[::-1] if piece.transposed else shape
 
 
-def _view(piece: Piece, ours: Tensor) -> Tensor:
-    """Returns the part of our tensor that a piece is, in their orientation; a view."""
-    part = ours if piece.rows is None else ours[slice(*piece.rows)]
-    return part.T if piece.transposed else part
+def _rows(piece: Piece, ours: Tensor) -> Tensor:
+    """Returns the part of our tensor that a piece is; a view."""
+    return ours if piece.rows is None else ours[slice(*piece.rows)]
+
+
+def _turned(piece: Piece, tensor: Tensor) -> Tensor:
+    """Returns a tensor in the other's orientation; a view."""
+    return tensor.T if piece.transposed else tensor
 
 
 @torch.no_grad()
 def _copy(model: nn.Module, parts: Sequence[_Part]) -> None:
     ours = model.state_dict()
     for part in parts:
-        _view(part.piece, ours[part.ours]).copy_(part.stored.read())
+        _rows(part.piece, ours[part.ours]).copy_(_turned(part.piece, part.stored.read()))
 
 
 def _shards(layout: Layout, tensors: Mapping[str, Tensor], limit: int) -> list[list[tuple[str, Piece]]]:
@@ -336,7 +340,7 @@ def _shards(layout: Layout, tensors: Mapping[str, Tensor], limit: int) -> list[l
     size = 0
     for name, pieces in layout.items():
         for piece in pieces:
-            own = _view(piece, tensors[name]).nbytes
+            own = _rows(piece, tensors[name]).nbytes
             if shards[-1] and size + own > limit:
                 shards.append([])
                 size = 0
@@ -351,7 +355,9 @@ def _write_shards(folder: Path, shards: Sequence[Sequence[tuple[str, Piece]]], t
     for number, shard in enumerate(shards, start=1):
         name = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
         # One shard at a time is copied to the CPU and turned; what needs neither is not copied.
-        content = {piece.name: _view(piece, tensors[ours]).detach().cpu().contiguous() for ours, piece in shard}
+        content = {
+            piece.name: _turned(piece, _rows(piece, tensors[ours])).detach().cpu().contiguous() for ours, piece in shard
+        }
         weight_map |= dict.fromkeys(content, name)
         try:
             with files.explained(folder / name, "written"):
