@@ -32,12 +32,11 @@ def order(sources: Sources, seed: int) -> Any:
         seed: The run's seed.
 
     Returns:
-        A `grain.MapDataset`; element access costs some 20 microseconds beside the dataset's own time.
+        A `grain.MapDataset`; to find which example is number `n` takes microseconds, whatever `n` is.
     """
-    map_dataset = _grain().MapDataset
     if all(weight is None for _, weight in sources):
-        joined = map_dataset.concatenate([map_dataset.source(dataset) for dataset, _ in sources])
-        return joined.shuffle(seed=_seed32(seed, 0)).repeat()
+        return _joined(sources).shuffle(seed=_seed32(seed, 0)).repeat()
+    map_dataset = _grain().MapDataset
     mixed = [
         map_dataset.source(dataset).shuffle(seed=_seed32(seed, number)).repeat()
         for number, (dataset, _) in enumerate(sources)
@@ -50,13 +49,18 @@ def everything(sources: Sources) -> Any:
 
     Use it with `BatchSizes.constant(count(sources))`: each step's batch is then the whole training set.
     """
-    map_dataset = _grain().MapDataset
-    return map_dataset.concatenate([map_dataset.source(dataset) for dataset, _ in sources]).repeat()
+    return _joined(sources).repeat()
 
 
 def count(sources: Sources) -> int:
     """Returns how many examples all sources have together."""
     return sum(len(dataset) for dataset, _ in sources)
+
+
+def _joined(sources: Sources) -> Any:
+    map_dataset = _grain().MapDataset
+    single = [map_dataset.source(dataset) for dataset, _ in sources]
+    return single[0] if len(single) == 1 else map_dataset.concatenate(single)
 
 
 def _seed32(seed: int, number: int) -> int:

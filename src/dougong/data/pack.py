@@ -12,8 +12,10 @@ from dougong.data.shards import TokenStream
 
 
 class TokenRows:
-    """Row `i` is the `seq_len + 1` tokens from `i * seq_len` on: rows overlap by one, so every token but the stream's
-    first is a target exactly once. What is left at the end, less than a row, is dropped.
+    """Row `i` is the `seq_len + 1` tokens of a stream from `i * seq_len` on.
+
+    Rows overlap by one, so every token but the stream's first is a target exactly once. What is left at the end, less
+    than a row, is dropped.
 
     Args:
         stream: The tokens.

@@ -36,7 +36,7 @@ SHARD = 1 << 30
 """Tokens of one file."""
 _GROUP = 1 << 20
 """Characters that are encoded at a time: some 100 MB at the worst."""
-_FORMAT = "dougong shards 1"
+_FORMAT: Literal["dougong shards 1"] = "dougong shards 1"
 
 
 class PartManifest(Config):
@@ -191,7 +191,7 @@ def once(folder: Path) -> Iterator[bool]:
 
 def _tokenize(divided: Divided, tokenizer: Tokenizer, folder: Path, shard: int) -> None:
     """Writes the shards of a source into an empty folder."""
-    dtype = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
+    dtype: Literal["uint16", "uint32"] = "uint16" if tokenizer.vocab_size <= 1 << 16 else "uint32"
     tally, progress = Tally(), _Progress(divided.source.source)
     with files.explained(folder, "written"), contextlib.ExitStack() as stack:
         train, validation = (

@@ -75,22 +75,19 @@ class Tally:
 
 @runtime_checkable
 class Source(Protocol):
-    """A stream of documents that can be read again from the start, and is the same each time.
-
-    Attributes:
-        fingerprint: A hash of the content and of what shapes the documents; computed when first asked for.
-        licence: The licence of the content, as its source states it, or "unknown".
-        source: Where the content comes from, for the model card.
-    """
+    """A stream of documents that can be read again from the start, and is the same each time."""
 
     @property
-    def fingerprint(self) -> str: ...
+    def fingerprint(self) -> str:
+        """A hash of the content and of what shapes the documents; computed when first asked for."""
 
     @property
-    def licence(self) -> str: ...
+    def licence(self) -> str:
+        """The licence of the content, as its source states it, or "unknown"."""
 
     @property
-    def source(self) -> str: ...
+    def source(self) -> str:
+        """Where the content comes from, for the model card."""
 
     def documents(self, tally: Tally) -> Iterator[Document]:
         """Yields all documents in order, in bounded memory, and counts them in `tally`.

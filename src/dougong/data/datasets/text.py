@@ -137,9 +137,9 @@ class TextData:
         documents = sum(part.stream.num_documents for part in streams)
         advice = "set validation to {by: position}" if by.by == "document" else "change validation.fraction"
         return (
-            f"the {what} must have more tokens than the context of {self.seq_len}, but has {tokens:,} (of {documents:,} "
-            f"documents, with {by.fraction:g} kept apart by {by.by}). Add text, lower seq_len (or the model's "
-            f"max_seq_len), or {advice}."
+            f"the {what} must have more tokens than the context of {self.seq_len}, but has {tokens:,} "
+            f"(of {documents:,} documents, with {by.fraction:g} kept apart by {by.by}). Add text, lower seq_len (or "
+            f"the model's max_seq_len), or {advice}."
         )
 
 
