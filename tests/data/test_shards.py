@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dougong.core import files, log
+from dougong.core import log
 from dougong.core.errors import DougongError, FileError, ResourceError
 from dougong.data import shards
 from dougong.data.shards import Shards, prepare
@@ -260,4 +260,12 @@ def test_one_that_waits_says_so_and_takes_what_was_made(tmp_path: Path) -> None:
         with shards.once(folder) as absent:
             assert not absent
     assert heard == ["waiting for another process that prepares the same text (made)"]
-    assert files.free_bytes(folder) > 0
+
+
+def test_what_is_there_needs_no_lock(corpus: Path) -> None:
+    import fcntl
+
+    folder = made(corpus).folder
+    with folder.with_name(f"{folder.name}.lock").open("w") as holder:
+        fcntl.flock(holder, fcntl.LOCK_EX)
+        assert made(corpus).folder == folder

@@ -171,8 +171,12 @@ def prepare(divided: Divided, tokenizer: Tokenizer, cache: Path, shard: int = SH
 def once(folder: Path) -> Iterator[bool]:
     """Gives whether `folder` is absent and this process is the one to make it; others wait until it has.
 
-    The lock is the system's, so one whose holder was killed is free; what that holder left half made is removed.
+    The lock is the system's, so one whose holder was killed is free; what that holder left half made is removed. What
+    is there needs no lock (it came by one rename, and stays), so a finished cache may be read-only.
     """
+    if folder.exists():
+        yield False
+        return
     import fcntl
 
     with files.explained(folder.parent, "written"):
