@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pydantic
 import pytest
+
+from dougong.core import config
 from dougong.core.config import (
     Config,
     Fault,
@@ -43,7 +46,7 @@ Either = Annotated[Small | Large, pydantic.Field(discriminator="name")]
 class Whole(Config):
     either: Either = Small()
     """One of two."""
-    several: list[Either] = []
+    several: tuple[Either, ...] = ()
     """Many of two."""
     batch: Annotated[int, pydantic.Field(gt=0)] | Literal["all"] = 1
     """A number or a word."""
@@ -59,9 +62,9 @@ class Whole(Config):
     """One or many."""
     kind: Literal["adam", "sgd"] = "adam"
     """A word."""
-    numbers: dict[str, list[int]] = {}
+    numbers: dict[str, list[int]] | None = None
     """By name."""
-    filled: Annotated[list[str], pydantic.Field(min_length=1)] = ["a"]
+    filled: Annotated[list[str], pydantic.Field(min_length=1)] | None = None
     """Not empty."""
 
     def faults(self) -> Iterator[Fault]:
@@ -112,13 +115,13 @@ def test_each_fault_is_one_sentence(values: dict[str, Any], sentence: str) -> No
 
 def test_sound_values_have_no_complaint() -> None:
     sound = {"batch": "all", "rate": 3, "place": "a/b", "either": {"name": "huge", "betas": [0, 0.5]}, "words": ["a"]}
-    config, complaints = try_validate(Whole, sound)
+    whole, complaints = try_validate(Whole, sound)
     assert complaints == []
-    assert config is not None
-    assert config.rate == 3.0
-    assert config.place == Path("a/b")
-    assert isinstance(config.either, Large)
-    assert config.either.betas == (0.0, 0.5)
+    assert whole is not None
+    assert whole.rate == 3.0
+    assert whole.place == Path("a/b")
+    assert isinstance(whole.either, Large)
+    assert whole.either.betas == (0.0, 0.5)
 
 
 def test_all_complaints_come_at_once() -> None:
@@ -198,10 +201,18 @@ def test_a_part_complains_like_any_section() -> None:
 
 
 def test_a_part_takes_a_config_as_it_is() -> None:
-    config = find_part("models", "gpt").PART()
-    assert validate(Model, {"model": config}).model is config
+    given = find_part("models", "gpt").PART()
+    assert validate(Model, {"model": given}).model is given
 
 
 def test_the_json_schema_covers_all_parts() -> None:
     schema = Model.model_json_schema()
     assert "GPTConfig" in str(schema)
+
+
+def test_another_package_adds_a_part_by_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = importlib.metadata.EntryPoint("cathedral", "dougong.models.gpt", "dougong.models")
+    monkeypatch.setattr(config, "_added", lambda kind: [entry] if kind == "models" else [])
+    assert "cathedral" in part_names("models")
+    assert find_part("models", "cathedral").PART.__name__ == "GPTConfig"
+    assert "cathedral" not in part_names("tasks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from dougong.core import device
 from dougong.core.errors import UsageError
 

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from dougong.core import files
 from dougong.core.errors import FileError, ResourceError, UsageError
 
@@ -37,9 +38,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         (folder / "a").write_text("one")
         assert not (tmp_path / "f").exists()
     assert (tmp_path / "f" / "a").read_text() == "one"
-    with pytest.raises(RuntimeError), files.new_folder(tmp_path / "f") as folder:
-        (folder / "a").write_text("two")
-        raise RuntimeError
+    with pytest.raises(OSError, match="none"), files.new_folder(tmp_path / "f") as folder:
+        (folder / "none" / "a").write_text("two")
     assert (tmp_path / "f" / "a").read_text() == "one"
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 

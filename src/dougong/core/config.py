@@ -6,6 +6,7 @@ Knows pydantic; does not know YAML, files or line numbers (see `recipe.py`), and
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib
 import importlib.metadata
 import pkgutil
@@ -350,7 +351,8 @@ class Part:
         rest = dict(values)
         variant = rest.pop("variant")
         if variant not in variants:
-            text = f"must be a variant of {values['name']}, but is {shown(variant)}.{did_you_mean(str(variant), list(variants))}"
+            near = did_you_mean(str(variant), list(variants))
+            text = f"must be a variant of {values['name']}, but is {shown(variant)}.{near}"
             raise PydanticCustomError("faults", "unknown variant", {"faults": [Fault("variant", text)]})
         return config_class.model_validate({**variants[variant], **rest})
 
@@ -377,8 +379,9 @@ def find_part(kind: str, name: str) -> ModuleType:
     if name not in names:
         singular = kind.rsplit(".", 1)[-1].rstrip("s")
         raise UsageError(f"{name!r} is not a {singular}.{did_you_mean(name, names)}")
-    for entry in importlib.metadata.entry_points(group=f"dougong.{kind}", name=name):
-        return importlib.import_module(entry.module)
+    for entry in _added(kind):
+        if entry.name == name:
+            return importlib.import_module(entry.module)
     return importlib.import_module(f"dougong.{kind}.{name}")
 
 
@@ -386,5 +389,11 @@ def part_names(kind: str) -> list[str]:
     """Returns the names of all parts of a kind, sorted: the files of the folder, and what entry points add."""
     package = importlib.import_module(f"dougong.{kind}")
     names = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
-    names.update(entry.name for entry in importlib.metadata.entry_points(group=f"dougong.{kind}"))
+    names.update(entry.name for entry in _added(kind))
     return sorted(names)
+
+
+@functools.cache
+def _added(kind: str) -> list[importlib.metadata.EntryPoint]:
+    """Returns the parts that other packages add. Asked once: it reads the metadata of every installed package."""
+    return list(importlib.metadata.entry_points(group=f"dougong.{kind}"))

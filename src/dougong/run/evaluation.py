@@ -73,7 +73,10 @@ def compressed_bits_per_byte(data: Any) -> dict[str, float]:
         return {}
     # A dictionary larger than the text changes nothing but the memory that xz asks for (674 MB at its full size).
     dictionary = {"id": lzma.FILTER_LZMA2, "preset": 9, "dict_size": max(4096, min(size, _DICTIONARY))}
-    coders: dict[str, Any] = {"gzip": zlib.compressobj(9, zlib.DEFLATED, 31), "xz": lzma.LZMACompressor(filters=[dictionary])}
+    coders: dict[str, Any] = {
+        "gzip": zlib.compressobj(9, zlib.DEFLATED, 31),
+        "xz": lzma.LZMACompressor(filters=[dictionary]),
+    }
     totals = dict.fromkeys(coders, 0)
     for piece in pieces():
         for name, coder in coders.items():

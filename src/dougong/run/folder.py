@@ -59,7 +59,7 @@ def find_run(source: Source, run: str | Path | None = None) -> Path:
     newest = newest_run_folder(name)
     if newest is None:
         raise UsageError(
-            f"{name} must have a run, but {RUNS} holds none. Train it first, or name a run's folder.", name="E-PATH"
+            f"{name} must have a run in {RUNS}, but has none. Train it first, or name a run's folder.", name="E-PATH"
         )
     return newest
 
