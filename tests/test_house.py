@@ -7,8 +7,11 @@ import importlib
 import pkgutil
 import re
 import shlex
+import textwrap
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pydantic
 import pytest
@@ -179,6 +182,7 @@ def command_fault(words: list[str]) -> str | None:
     """Parses a command line with the real command line's parser; returns what is wrong with it, or None."""
     import click
     import typer
+
     from dougong.cli import app
 
     group = typer.main.get_command(app)
@@ -213,6 +217,45 @@ def shell_faults(text: str) -> list[str]:
             f"{command}: {name} is not shipped" for name in names if not name.endswith("yaml") and name not in recipes
         ]
     return found
+
+
+def recipe_faults(text: str) -> list[str]:
+    """Returns the complaints about the recipes that a page shows: YAML blocks (whole or of `data`), and `--set`."""
+    from dougong.core.errors import DougongError
+    from dougong.recipe import load, shipped_names
+    from dougong.recipe.document import parse
+
+    attempts: list[tuple[Any, list[str], dict[str, Any]]] = []
+    for block in house.fenced_blocks(text, "yaml"):
+        values = parse(textwrap.dedent(block), "page").values
+        if "sources" in values:
+            values = {"data": {"name": "text", **values}}
+        whole = "model" in values or "init_from" in values
+        start = {"model": {"name": "gpt"}} if "init_from" in values else {}
+        attempts.append(({**start, **values}, [], {}) if whole else ("gpt-stdlib", [], values))
+    for command in house.shell_commands(text):
+        words = shlex.split(command, comments=True)
+        changes = [after for word, after in pairwise(words) if word == "--set"]
+        if words[0] == "dougong" and changes:
+            attempts.append((words[2] if words[2] in shipped_names() else "gpt-stdlib", changes, {}))
+    found = []
+    for source, changes, options in attempts:
+        try:
+            load(source, changes, options)
+        except DougongError as error:
+            found.append(str(error))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_recipes_of_the_page_are_valid(page: str) -> None:
+    assert recipe_faults((ROOT / page).read_text(encoding="utf-8")) == []
+
+
+def test_a_recipe_that_is_not_valid_is_found() -> None:
+    assert recipe_faults("```yaml\nmodel: {name: gpt, dimm: 3}\n```\n")
+    assert recipe_faults("```yaml\ndata: {name: text, sauces: []}\n```\n")
+    assert recipe_faults("```sh\ndougong train gpt-stdlib --set train.stepz=3\n```\n")
 
 
 @pytest.mark.parametrize("page", PAGES)
