@@ -171,7 +171,7 @@ def _plan(path: Path, steps: Sequence[Mapping[str, Any]], start: Mapping[str, An
     return f"<table>\n<tr><th></th><th>planned</th><th>measured</th></tr>\n{rows}</table>\n" if rows else ""
 
 
-def measured_figures(steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> dict[str, float]:
+def measured_figures(steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> dict[str, int | float]:
     """Returns what a plan can be held against: parameters, steps, tokens, seconds and rates, as medians."""
     seconds = sorted(step["seconds"] for step in steps if step.get("seconds"))
     rates = sorted(step["items_per_second"] for step in steps if step.get("items_per_second"))

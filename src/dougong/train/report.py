@@ -6,6 +6,7 @@ again after a resumption has several lines, and the last one counts. Knows repor
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import math
@@ -56,18 +57,20 @@ class Recorder:
         self._window: list[tuple[float, float]] = []
 
     def __enter__(self) -> Recorder:
+        self.trackers = [open_tracker(name, self.folder) for name in self.names]
         with files.explained(self.folder / "run.jsonl", "written"):
             self._file = (self.folder / "run.jsonl").open("a+b")
             if not _ends_in_newline(self._file):
                 self._file.write(b"\n")
-        self.trackers = [open_tracker(name, self.folder) for name in self.names]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         try:
             self.flush()
         finally:
-            self._file.close()
+            # What could not be written has been complained of by the flush.
+            with contextlib.suppress(OSError):
+                self._file.close()
             for tracker in self.trackers:
                 tracker.close()
 

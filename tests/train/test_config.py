@@ -1,0 +1,223 @@
+"""Every option of training changes something: each test of this file switches one on and names what it changed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dougong.checkpoint.store import Store
+from dougong.core import log
+from dougong.core.config import Config, try_validate
+from dougong.core.errors import UsageError
+from dougong.train.config import TrainConfig
+from dougong.train.loop import batch_sizes, fit
+from dougong.train.report import Report
+from tests.train.small import Small, SmallBatches, config, equal, job, validation, weights
+from tests.train.test_optim import FIELDS
+
+
+def ran(folder: Path, **options: Any) -> tuple[dict[str, torch.Tensor], list[Report], list[str], Path]:
+    """Weights, reports, words and folder of a run."""
+    model, seen, said = Small(dropout=0.3), list[Report](), list[str]()
+    with log.listening(said.append):
+        fit(job(folder, model, **{"observers": [seen.append], **options}))
+    return weights(model), seen, said, folder
+
+
+CHANGES_THE_WEIGHTS: dict[str, Any] = {
+    "seed": 5,
+    "steps": 5,
+    "optimizer": {"name": "adamw"},
+    "schedule": {"name": "linear"},
+    "l2": 30.0,
+    "clip_norm": 0.01,
+    "ema": {"decay": 0.9},
+    "ema.decay": {"decay": 0.1},
+    "early_stopping": {"patience": 1, "min_delta": 9.0},
+    "early_stopping.min_delta": {"patience": 1, "min_delta": 0.0},
+    "precision": "bf16",
+}
+BASES: dict[str, dict[str, Any]] = {
+    "ema.decay": {"ema": {"decay": 0.9}},
+    "early_stopping.min_delta": {"early_stopping": {"patience": 1, "min_delta": 9.0}},
+}
+
+
+@pytest.mark.parametrize("field", list(CHANGES_THE_WEIGHTS))
+def test_an_option_changes_the_final_weights(tmp_path: Path, field: str) -> None:
+    base = {"evaluate": {"every": 1}, "optimizer": {"name": "sgd", "lr": 0.1}, **BASES.get(field, {})}
+    plain = ran(tmp_path / "plain", **base)[0]
+    assert equal(plain, ran(tmp_path / "again", **base)[0])
+    changed = {**base, field.partition(".")[0]: CHANGES_THE_WEIGHTS[field]}
+    assert not equal(plain, ran(tmp_path / "changed", **changed)[0])
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "constant": {"warmup_steps": 3},
+    "linear": {"warmup_steps": 3, "final": 0.5},
+    "polynomial": {"warmup_steps": 3, "power": 3.0, "final": 0.5},
+    "cosine": {"warmup_steps": 3, "final": 0.5},
+    "exponential": {"warmup_steps": 3, "rate": 0.9, "every": 10},
+    "step": {"warmup_steps": 3, "rate": 0.9, "every": 2},
+    "inverse_sqrt": {"warmup_steps": 3},
+    "plateau": {"warmup_steps": 3, "rate": 0.9, "patience": 1, "min_delta": 0.0, "final": 0.9},
+    "wsd": {"warmup_steps": 3, "decay": 0.9, "final": 0.5},
+}
+SCHEDULE_BASES = {
+    "step": {"every": 3},
+    "plateau": {"patience": 0, "min_delta": 9.0},
+    "inverse_sqrt": {"warmup_steps": 0},
+}
+
+
+@pytest.mark.parametrize(("name", "field"), [(name, field) for name, fields in SCHEDULES.items() for field in fields])
+def test_every_field_of_every_schedule_changes_the_learning_rates(tmp_path: Path, name: str, field: str) -> None:
+    base = {"name": name, **SCHEDULE_BASES.get(name, {})}
+    fields = type(config(schedule=base).schedule).model_fields
+    assert set(SCHEDULES[name]) == set(fields) - {"name"}
+    rates = []
+    for number, chosen in enumerate((base, {**base, field: SCHEDULES[name][field]})):
+        reports = ran(tmp_path / str(number), schedule=chosen, evaluate={"every": 1})[1]
+        rates.append([report.lr for report in reports])
+    assert rates[0] != rates[1]
+
+
+def test_batch_size_and_its_ramp_decide_the_sizes() -> None:
+    assert [batch_sizes(config(batch_size=6), 99).size(k) for k in range(3)] == [6, 6, 6]
+    assert batch_sizes(config(batch_size="all"), 99).size(2) == 99
+    sizes = [batch_sizes(config(batch_size=6, batch_ramp={"start": 2, "steps": steps}), 99) for steps in (4, 8)]
+    assert [sizes[0].size(k) for k in range(6)] == [2, 3, 4, 5, 6, 6]
+    assert [sizes[1].size(k) for k in range(6)] == [2, 2, 3, 3, 4, 4]
+    assert batch_sizes(config(batch_size=6, batch_ramp={"start": 3, "steps": 4}), 99).size(0) == 3
+
+
+def test_patience_decides_when_a_run_stops_early(tmp_path: Path) -> None:
+    def steps(patience: int) -> int:
+        stopping = {"patience": patience, "min_delta": 9.0}
+        return len(ran(tmp_path / str(patience), early_stopping=stopping, evaluate={"every": 1})[1])
+
+    assert (steps(1), steps(3)) == (2, 4)
+
+
+def test_microbatch_size_decides_how_many_examples_go_through_at_once(tmp_path: Path) -> None:
+    sizes: list[int] = []
+
+    class Watching(Small):
+        def forward(self, x: torch.Tensor, noise: torch.Tensor | None = None) -> torch.Tensor:
+            sizes.append(len(x))
+            return super().forward(x, noise)
+
+    fit(job(tmp_path / "a", Watching(), steps=1, validation=None))
+    fit(job(tmp_path / "b", Watching(), steps=1, validation=None, microbatch_size=5))
+    assert sizes == [12, 5, 5, 2]
+
+
+def test_device_decides_where_the_model_goes(tmp_path: Path) -> None:
+    said = ran(tmp_path, device="cpu")[2]
+    assert "device: cpu" in said
+    with pytest.raises(UsageError, match="device must be one this machine has"):
+        ran(tmp_path / "tpu", device="tpu")
+
+
+def test_max_skipped_steps_lets_a_run_survive_a_bad_batch(tmp_path: Path) -> None:
+    reports = ran(tmp_path, max_skipped_steps=1, batches=SmallBatches(poison=3))[1]
+    assert [report.step for report in reports if report.skipped] == [4]
+
+
+def test_checkpoint_every_and_keep_decide_what_is_on_the_disk(tmp_path: Path) -> None:
+    def steps(name: str, **options: Any) -> list[int]:
+        ran(tmp_path / name, **options)
+        return Store(tmp_path / name / "checkpoints").steps()
+
+    assert steps("none", checkpoint={"every": 0}) == [8]
+    assert steps("two", checkpoint={"every": 3}) == [6, 8]
+    assert steps("three", checkpoint={"every": 3, "keep": 3}) == [3, 6, 8]
+
+
+def test_evaluate_every_and_batches_decide_when_and_on_how_much(tmp_path: Path) -> None:
+    def evaluations(name: str, **options: Any) -> dict[int, float]:
+        reports = ran(tmp_path / name, evaluate=options)[1]
+        return {report.step: report.evaluation["loss"] for report in reports if report.evaluation}
+
+    all_of_it = evaluations("all", every=3)
+    assert list(all_of_it) == [3, 6, 8]
+    assert list(evaluations("last", every=0)) == [8]
+    some = evaluations("some", every=3, batches=1)
+    assert len(validation()) == 2
+    assert all(some[step] != all_of_it[step] for step in all_of_it)
+
+
+def test_log_every_and_trackers_decide_what_is_shown_where(tmp_path: Path) -> None:
+    def lines(name: str, **options: Any) -> int:
+        said = ran(tmp_path / name, log=options, validation=None)[2]
+        return sum(line.startswith("step ") for line in said)
+
+    assert lines("rare", every=1000, trackers=[]) == 1
+    assert lines("often", every=2, trackers=["tensorboard"]) == 4
+    assert not (tmp_path / "rare" / "tensorboard").exists()
+    assert (tmp_path / "often" / "tensorboard").exists()
+
+
+def test_profile_start_and_steps_decide_what_is_traced(tmp_path: Path) -> None:
+    ran(tmp_path / "none")
+    assert not (tmp_path / "none" / "profile.json").exists()
+    said = ran(tmp_path / "some", profile={"start": 2, "steps": 3})[2]
+    assert (tmp_path / "some" / "profile.json").stat().st_size > 1000
+    assert any(line.startswith("trace of 3 steps") for line in said)
+
+
+def test_every_option_is_shown_to_change_something() -> None:
+    here = {name.partition(".")[0] for name in CHANGES_THE_WEIGHTS}
+    here |= {"batch_size", "batch_ramp", "microbatch_size", "device", "max_skipped_steps", "checkpoint", "evaluate"}
+    here |= {"log", "profile"}
+    # compile and recompute: tests/train/test_blocks.py; samples: the run draws them, which has the engine.
+    assert here | {"compile", "recompute", "samples"} == set(TrainConfig.model_fields)
+    optimizers = {_name(c) for c in _choices("optimizer")}
+    assert optimizers == set(FIELDS)
+    assert {_name(c) for c in _choices("schedule")} == set(SCHEDULES)
+
+
+def _choices(field: str) -> tuple[type[Config], ...]:
+    return TrainConfig.model_fields[field].annotation.__args__
+
+
+def _name(config_class: type[Config]) -> str:
+    return config_class.model_fields["name"].default
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"optimzer": {}}, "train.optimzer is not an option. Did you mean train.optimizer?"),
+        (
+            {"optimizer": {"name": "adamq"}},
+            "train.optimizer.name must be a known name, but is 'adamq'.",
+        ),
+        ({"optimizer": {"name": "adam", "lr": "nan"}}, "train.optimizer.lr must be"),
+        ({"optimizer": {"name": "sgd", "nesterov": True}}, "train.optimizer.nesterov needs momentum above 0"),
+        ({"steps": 0}, "train.steps must be greater than 0, but is 0."),
+        ({"batch_size": 4, "microbatch_size": 8}, "train.microbatch_size must be at most batch_size, but 8 > 4."),
+        (
+            {"batch_size": "all", "batch_ramp": {"start": 1, "steps": 2}},
+            "train.batch_ramp needs a batch size",
+        ),
+        ({"batch_size": 4, "batch_ramp": {"start": 4, "steps": 2}}, "train.batch_ramp must start below batch_size"),
+        ({"steps": 5, "schedule": {"name": "cosine", "warmup_steps": 5}}, "train.schedule must warm up in fewer"),
+        ({"steps": 5, "profile": {"start": 4, "steps": 2}}, "train.profile must end before the last step"),
+        ({"checkpoint": {"keep": 1}}, "train.checkpoint.keep must be at least 2, but is 1."),
+    ],
+)
+def test_a_wrong_option_is_one_sentence(options: dict[str, Any], complaint: str) -> None:
+    found, complaints = try_validate(TrainConfig, options, ("train",))
+    assert found is None
+    assert [c.text for c in complaints if c.text.startswith(complaint)], complaints
+
+
+def test_options_are_read_without_torch() -> None:
+    code = "import sys, dougong.train.config; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
