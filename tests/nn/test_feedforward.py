@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from dougong.nn.feedforward import FeedForward, GatedFeedForward, activate
+from dougong.nn.feedforward import FeedForward, GatedFeedForward, activate, activate_compiled
 
 FORMULAS = {
     "gelu": lambda x: 0.5 * x * (1 + torch.erf(x / math.sqrt(2))),
@@ -27,6 +27,15 @@ def filled(network: torch.nn.Module) -> torch.nn.Module:
 def test_activation_is_its_formula(kind: str) -> None:
     x = torch.linspace(-4, 4, 101, dtype=torch.float64)
     torch.testing.assert_close(activate(kind, x), FORMULAS[kind](x), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", FORMULAS)
+def test_form_for_compiling_equals_the_formula_in_value_and_gradient(kind: str) -> None:
+    x = torch.linspace(-6, 6, 101, dtype=torch.float64, requires_grad=True)
+    values = [function(kind, x) for function in (activate, activate_compiled)]
+    gradients = [torch.autograd.grad(value.square().sum(), x)[0] for value in values]
+    torch.testing.assert_close(values[1], values[0], rtol=0, atol=1e-12)
+    torch.testing.assert_close(gradients[1], gradients[0], rtol=0, atol=1e-12)
 
 
 def test_no_two_activations_are_the_same() -> None:

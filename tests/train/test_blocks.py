@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from dougong.core.errors import UsageError
+from dougong.nn.feedforward import FeedForward, activate, activate_compiled
 from dougong.train import blocks
 from dougong.train.blocks import choose_compile, eager, prepared_blocks
 from dougong.train.loop import fit
@@ -34,6 +35,14 @@ def test_evaluation_recomputes_nothing() -> None:
     with prepared_blocks(model, False, True), torch.inference_mode():
         model(torch.randn(3, 8))
     assert len(calls) == 1
+
+
+def test_compiling_chooses_the_form_of_the_activation_and_gives_the_other_back() -> None:
+    model = Small()
+    model.blocks.append(FeedForward(4, 8, "gelu_tanh", bias=True))
+    with prepared_blocks(model, True, False):
+        assert model.blocks[-1].activate is activate_compiled
+    assert model.blocks[-1].activate is activate
 
 
 @pytest.mark.parametrize("option", ["compile", "recompute"])
