@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
 
 from pydantic import PositiveFloat
+from typing_extensions import Protocol, runtime_checkable  # typing's own computes every property to check, in 3.11
 
 from dougong.core.config import Config
 from dougong.core.errors import FileError

@@ -193,7 +193,7 @@ def _job(parts: Parts, folder: Path, goes_on: bool, order: Order) -> Job:
         folder=folder,
         validation=parts.validation(),
         resume=goes_on,
-        flops_per_sample=counted.flops_per_sample,
+        flops_per_sample=float(counted.flops_per_sample),
         facts=facts,
         identity={
             "model": values["model"],
