@@ -37,7 +37,10 @@ def test_evaluation_recomputes_nothing() -> None:
     assert len(calls) == 1
 
 
-def test_compiling_chooses_the_form_of_the_activation_and_gives_the_other_back() -> None:
+def test_compiling_chooses_the_form_of_the_activation_and_gives_the_other_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(nn.Module, "compile", lambda self: None)  # the compiler itself is tested below
     model = Small()
     model.blocks.append(FeedForward(4, 8, "gelu_tanh", bias=True))
     with prepared_blocks(model, True, False):
