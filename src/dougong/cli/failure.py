@@ -13,6 +13,9 @@ import traceback
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import typer
+import typer.main
+
 from dougong.core.errors import DougongError
 
 JSON_ERRORS = "--json-errors"
@@ -34,9 +37,14 @@ def run_guarded(app: Any, arguments: Sequence[str]) -> int:
     as_json = JSON_ERRORS in words[:end]
     words = [word for place, word in enumerate(words) if word != JSON_ERRORS or place > end]
     try:
-        found = app(words, prog_name="dougong", standalone_mode=False)
+        # Not `app(words)`: it would catch a broken pipe itself, and leave with the code of an error.
+        command: Any = typer.main.get_command(app)
+        with command.make_context("dougong", words) as context:
+            command.invoke(context)
         sys.stdout.flush()
-        return found if isinstance(found, int) else 0
+        return 0
+    except typer.Exit as end:
+        return end.exit_code
     except BrokenPipeError:
         # Whoever read our output has had enough. What is left to flush at exit must find an open file.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
