@@ -350,7 +350,7 @@ class Part:
             return config_class.model_validate(values)
         rest = dict(values)
         variant = rest.pop("variant")
-        if variant not in variants:
+        if variant not in list(variants):  # a list has no hash, but may be compared
             near = did_you_mean(str(variant), list(variants))
             text = f"must be a variant of {values['name']}, but is {shown(variant)}.{near}"
             raise PydanticCustomError("faults", "unknown variant", {"faults": [Fault("variant", text)]})

@@ -80,7 +80,7 @@ def _compose(text: str, where: str) -> Any:
 
 def _one_line(error: Exception) -> str:
     words = getattr(error, "problem", None) or str(error)
-    return re.sub(r"\s+", " ", words).strip().rstrip(".")
+    return re.sub(r"\s+", " ", words).strip().removeprefix("but ").rstrip(".")
 
 
 def _check_events(events: Iterator[Any], where: str) -> None:

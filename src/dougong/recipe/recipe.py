@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -54,11 +55,11 @@ def validated(values: Any, places: Mapping[Keys, str], whole: str = "") -> Recip
         whole: What to name for what was written nowhere.
 
     Raises:
-        RecipeError: With every complaint, each beginning with its place.
+        RecipeError: With every complaint, each beginning with its place, in the order of the lines.
     """
     recipe, complaints = try_validate(Recipe, {} if values is None else values)
     if recipe is None:
-        raise RecipeError([_placed(complaint, places, whole) for complaint in complaints])
+        raise RecipeError(sorted((_placed(complaint, places, whole) for complaint in complaints), key=_line))
     return recipe
 
 
@@ -68,6 +69,11 @@ def _placed(complaint: Complaint, places: Mapping[Keys, str], whole: str) -> str
         if place is not None:
             return f"{place}: {complaint.text}" if place else complaint.text
     return f"{whole}: {complaint.text}" if whole else complaint.text
+
+
+def _line(text: str) -> int:
+    line = re.match(r"[^ ]*?:(\d+): ", text)
+    return int(line[1]) if line is not None else 0
 
 
 def to_yaml(values: Any) -> str:
