@@ -15,6 +15,7 @@ from dougong.core.errors import UsageError
 from dougong.data.loader import Batches, BatchSizes, count, everything, in_order, order
 from dougong.recipe import Recipe
 from dougong.recipe.sources import paths_in
+from dougong.train.loop import batch_sizes
 
 
 @dataclass(frozen=True)
@@ -38,12 +39,7 @@ class Parts:
 
     def sizes(self) -> BatchSizes:
         """Returns how many examples each step takes."""
-        train = self.recipe.train
-        if train.batch_size == "all":
-            return BatchSizes.constant(count(self.data.train))
-        if train.batch_ramp is not None:
-            return BatchSizes.ramp(train.batch_ramp.start, train.batch_size, train.batch_ramp.steps)
-        return BatchSizes.constant(train.batch_size)
+        return batch_sizes(self.recipe.train, count(self.data.train))
 
     def batches(self) -> Batches:
         """Returns the training batches."""
