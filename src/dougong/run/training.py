@@ -18,7 +18,7 @@ from torch import nn
 from dougong.checkpoint.weights import load_weights, save_model
 from dougong.core import files, log
 from dougong.core.device import choose_device, choose_precision
-from dougong.core.errors import FileError, Preempted
+from dougong.core.errors import FileError, Preempted, UsageError
 from dougong.infer.language import LanguageModel, load_language_model
 from dougong.plan.count import count
 from dougong.recipe import Recipe, load, name_of
@@ -142,9 +142,14 @@ def _run(recipe: Recipe, folder: Path, goes_on: bool, order: Order) -> Run:
     parts = prepare(recipe)
     if goes_on:
         _require_same_data(parts, folder)
+    before = {name: (folder / name).read_bytes() for name in (RUN_RECIPE, "plan.json") if (folder / name).exists()}
     job = _job(parts, folder, goes_on, order)
     try:
         outcome = fit(job)
+    except UsageError:  # what was asked for now may not go on with what was begun: the folder stays as it was
+        for name, content in before.items():
+            files.write_whole(folder / name, content)
+        raise
     except Preempted as error:
         raise Preempted(f"{str(error).split('. The same')[0]}. Go on with: dougong train {folder} --resume") from error
     finally:
