@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -115,9 +116,11 @@ def ranges(samples: Tensor) -> list[tuple[int, int]]:
     """Returns numbers as ranges [first, last], in their order: `[(0, 3), (7, 7)]` for 0, 1, 2, 3, 7."""
     if not len(samples):
         return []
-    breaks = (samples[1:] != samples[:-1] + 1).nonzero().flatten() + 1
-    starts = samples[torch.cat([breaks.new_zeros(1), breaks])]
-    ends = samples[torch.cat([breaks - 1, breaks.new_full((1,), len(samples) - 1)])]
+    numbers = samples.cpu().numpy()
+    breaks = np.flatnonzero(np.diff(numbers) != 1)
+    if not len(breaks):
+        return [(int(numbers[0]), int(numbers[-1]))]
+    starts, ends = numbers[[0, *(breaks + 1)]], numbers[[*breaks, -1]]
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
