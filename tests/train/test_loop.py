@@ -382,3 +382,13 @@ def test_every_line_of_the_record_is_json_with_every_number(tmp_path: Path) -> N
     lines = [json.loads(line) for line in (tmp_path / "run.jsonl").read_text().splitlines()]
     names = {field.name for field in dataclasses.fields(Report)} - {"mfu", "skipped"}
     assert all(names <= line.keys() for line in lines if "event" not in line)
+
+
+def test_the_end_is_written_down_with_what_was_really_taken(tmp_path: Path) -> None:
+    model = Small()
+    fit(job(tmp_path, model, optimizer={"name": "sgd", "momentum": 0.9}))
+    end = read_run(tmp_path)[1][-1]
+    size = sum(4 * parameter.numel() for parameter in model.parameters())
+    assert (end["event"], end["step"], end["reason"]) == ("end", 8, "done")
+    assert end["weight_bytes"] == end["optimizer_bytes"] == size
+    assert end["peak_memory_bytes"] > size

@@ -17,7 +17,9 @@ def run_folder(folder: Path, steps: int = 30) -> Path:
         lines.append(line | ({"evaluation": {"loss": 3.5 / step}} if step % 10 == 0 else {}))
     (folder / "run.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     (folder / "recipe.yaml").write_text("model: {name: gpt}  # <script>alert(1)</script>\n")
-    (folder / "plan.json").write_text(json.dumps({"parameters": 1234, "tokens_per_second": 700.0, "note": "a & b"}))
+    (folder / "plan.json").write_text(
+        json.dumps({"parameters": 1234, "tokens_per_second": 700.0, "data": {"note": "a & b"}})
+    )
     (folder / "samples").mkdir()
     for step in (10, 20, 30, 40):
         (folder / "samples" / f"step-{step:08d}.txt").write_text(f"def <{step}>:\n")
@@ -52,6 +54,7 @@ def test_the_page_shows_the_run_and_needs_nothing_else(tmp_path: Path) -> None:
     for text in words:
         assert text in page.words
     assert "700" in page.words
+    assert "data.note" in page.words
     assert "640" in page.words
     assert "def <40>:" in page.words
     assert "def <10>:" not in page.words
@@ -83,7 +86,8 @@ def test_what_was_measured_is_told_in_medians() -> None:
     steps = [
         {"step": i, "seconds": s, "items": 10.0, "items_per_second": 10 / s} for i, s in enumerate((1.0, 2.0, 9.0))
     ]
-    figures = measured_figures(steps, {"parameters": 7})
+    figures = measured_figures(steps, {"parameters": 7}, {"step": 3, "weight_bytes": 28})
+    assert figures["weight_bytes"] == 28
     assert figures["seconds_per_step"] == 2.0
     assert figures["tokens_per_second"] == 5.0
     assert figures["tokens"] == 30.0

@@ -6,12 +6,15 @@ Knows state, task and batches through their contracts; knows no model, dataset, 
 from __future__ import annotations
 
 import contextlib
+import resource
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
+import torch
 from torch import nn
 
 from dougong.checkpoint.store import Store, checkpoint_bytes, load
@@ -186,6 +189,23 @@ def _run(job: Job, state: State, parts: _Parts) -> None:
                 "The same command with --resume goes on from there."
             )
     parts.checkpointer.save(state, parts.recorder)
+    reason = "early stopping" if state.stopping.stopped else "done"
+    parts.recorder.event("end", state.step, reason=reason, **_measured_bytes(state))
+
+
+def _measured_bytes(state: State) -> dict[str, int]:
+    """Returns what the weights and the optimizer's state really take, and the most memory the process had."""
+    sizes = {
+        name: sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        for name, tensors in {
+            "weight_bytes": state.parameters.values(),
+            "optimizer_bytes": state.tensors()["optimizer"].values(),
+        }.items()
+    }
+    if state.device.type == "cuda":
+        return {**sizes, "peak_memory_bytes": torch.cuda.max_memory_allocated(state.device)}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {**sizes, "peak_memory_bytes": peak if sys.platform == "darwin" else peak * 1024}
 
 
 class Meter:

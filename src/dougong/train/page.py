@@ -10,7 +10,7 @@ import html
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +51,15 @@ def write_page(folder: Path) -> Path:
     steps, events = read_run(folder)
     starts = [event for event in events if event["event"] == "start"]
     start = starts[-1] if starts else {}
+    ends = [event for event in events if event["event"] == "end"]
     sections = [
         _summary(steps, events, start),
         _section("Curves", _curves(steps, events)),
         _section("Samples", _samples(folder / "samples")),
-        _section("Plan against measured", _plan(folder / "plan.json", steps, start)),
+        _section(
+            "Plan against measured",
+            _plan(folder / "plan.json", measured_figures(steps, start, ends[-1] if ends else {})),
+        ),
         _section("Recipe", _verbatim(folder / "recipe.yaml")),
         _section("Versions", _table({**start.get("versions", {}), **_notes(start)})),
     ]
@@ -157,22 +161,32 @@ def _samples(folder: Path) -> str:
     return "".join(f"<h3>{html.escape(path.name)}</h3>\n{_verbatim(path)}" for path in reversed(newest))
 
 
-def _plan(path: Path, steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> str:
-    """Returns what was planned beside what was measured, where both have the same name."""
+def _plan(path: Path, measured: Mapping[str, Any]) -> str:
+    """Returns what was planned beside what was measured under the same name, then what was only measured."""
     if not path.is_file():
         return ""
-    plan = files.read_json(path)
-    measured = measured_figures(steps, start)
+    plan = dict(_flat(files.read_json(path)))
     rows = "".join(
-        f'<tr><td>{html.escape(name)}</td><td class="number">{_shown(value)}</td>'
+        f'<tr><td>{html.escape(name)}</td><td class="number">{_shown(plan.get(name, ""))}</td>'
         f'<td class="number">{_shown(measured.get(name, ""))}</td></tr>\n'
-        for name, value in (plan.items() if isinstance(plan, dict) else ())
+        for name in {**plan, **measured}
     )
     return f"<table>\n<tr><th></th><th>planned</th><th>measured</th></tr>\n{rows}</table>\n" if rows else ""
 
 
-def measured_figures(steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any]) -> dict[str, int | float]:
-    """Returns what a plan can be held against: parameters, steps, tokens, seconds and rates, as medians."""
+def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """Yields the leaves of nested mappings by their dotted paths."""
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for name, inner in value.items():
+        yield from _flat(inner, f"{path}.{name}" if path else str(name))
+
+
+def measured_figures(
+    steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any], end: Mapping[str, Any]
+) -> dict[str, int | float]:
+    """Returns what a plan can be held against: counts and bytes, and the medians of seconds and rates."""
     seconds = sorted(step["seconds"] for step in steps if step.get("seconds"))
     rates = sorted(step["items_per_second"] for step in steps if step.get("items_per_second"))
     shares = sorted(step["mfu"] for step in steps if step.get("mfu"))
@@ -184,6 +198,7 @@ def measured_figures(steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any
         "seconds_per_step": seconds[len(seconds) // 2] if seconds else None,
         "tokens_per_second": rates[len(rates) // 2] if rates else None,
         "mfu": shares[len(shares) // 2] if shares else None,
+        **{name: value for name, value in end.items() if name.endswith("_bytes")},
     }
     return {name: value for name, value in figures.items() if value is not None}
 
