@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib
 import json
 import lzma
 import os
@@ -14,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from dougong.core.errors import FileError, UsageError
+from dougong.core.errors import FileError, ResourceError, UsageError
 from dougong.recipe import load as load_recipe
 from dougong.run import Run, doctor, evaluate, generate, inventory, load, train
 from dougong.run.evaluation import compressed_bits_per_byte
 from dougong.run.folder import claimed, find_run, new_run_folder, newest_run_folder
+from dougong.run.memory import require_memory
 from dougong.run.parts import prepare
 from dougong.train.report import read_run
 from tests.tiny import tiny_recipe
@@ -294,3 +296,18 @@ def test_the_doctor_knows_every_extra_that_a_user_may_add() -> None:
     assert set(EXTRAS) == set(declared) - for_contributors
     for name, extra in EXTRAS.items():
         assert [line.split(">")[0].split("[")[0] for line in declared[name]] == list(extra.packages)
+
+
+def test_a_model_that_can_never_fit_is_refused_before_anything_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ResourceError, match=r"must hold 2,793.7 GB of weights, gradients and optimizer state, but has"):
+        train("gpt3-175b", device="cpu")
+    assert not list(Path("runs").glob("*"))
+    monkeypatch.setattr(importlib.import_module("dougong.run.memory"), "memory_of", lambda _: None)
+    require_memory(load_recipe("gpt3-175b"))
+
+
+def test_a_resumed_run_takes_the_recipe_it_is_given(tmp_path: Path) -> None:
+    train(tiny_recipe(tmp_path, train={"steps": 2}), run="mine")
+    with pytest.raises(UsageError, match="model.dim: was 16, is 32"):
+        train(tiny_recipe(tmp_path, model={"dim": 32}, train={"steps": 4}), run="mine", resume=True)
+    assert train(tiny_recipe(tmp_path, train={"steps": 4}), run="mine", resume=True).steps == 4

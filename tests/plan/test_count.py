@@ -10,7 +10,15 @@ import torch
 
 from dougong.core.config import find_part
 from dougong.core.errors import UsageError
-from dougong.plan.count import build_on_meta, count, flops_per_sample, known_model, optimizer_bytes, parameters_by_block
+from dougong.plan.count import (
+    build_on_meta,
+    count,
+    flops_per_sample,
+    known_model,
+    optimizer_bytes,
+    parameters_by_block,
+    state_bytes,
+)
 from dougong.recipe import load
 from dougong.train.optim import build_optimizers, optimizer_tensors
 from tests.tiny import tiny_recipe
@@ -84,3 +92,10 @@ def test_nothing_is_allocated_for_the_largest_model() -> None:
     model = build_on_meta(load("gpt3-175b").model)
     assert all(p.is_meta for p in model.parameters())
     assert sum(p.numel() for p in model.parameters()) == 174_604_259_328
+
+
+def test_the_state_is_the_sum_of_its_parts(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path)
+    counted = count(recipe)
+    parts = (counted.weight_bytes, counted.gradient_bytes, counted.optimizer_bytes)
+    assert state_bytes(recipe) == counted.state_bytes == sum(parts)

@@ -45,6 +45,11 @@ class Count:
     gradient_bytes: int
     optimizer_bytes: int
 
+    @property
+    def state_bytes(self) -> int:
+        """All of these together: what is there at every step, whatever the batch."""
+        return self.weight_bytes + self.gradient_bytes + self.optimizer_bytes
+
 
 def count(recipe: Recipe) -> Count:
     """Returns what a step of the recipe takes. The vocabulary's size must be given, by the model or its tokenizer.
@@ -68,6 +73,13 @@ def count(recipe: Recipe) -> Count:
         gradient_bytes=weights,
         optimizer_bytes=optimizer_bytes(model, recipe.train.optimizer),
     )
+
+
+def state_bytes(recipe: Recipe) -> int:
+    """Returns `Count.state_bytes` alone, which is quick: nothing is run, not even on the meta device."""
+    model = build_on_meta(known_model(recipe))
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return 2 * weights + optimizer_bytes(model, recipe.train.optimizer)
 
 
 def known_model(recipe: Recipe) -> Config:

@@ -27,6 +27,7 @@ from dougong.recipe.sources import RUN_RECIPE, Source, anchored, model_folder
 from dougong.run.card import write_card
 from dougong.run.evaluation import compressed_bits_per_byte, full_evaluation
 from dougong.run.folder import claimed, is_run, new_run_folder, newest_run_folder
+from dougong.run.memory import require_memory
 from dougong.run.parts import Parts, prepare
 from dougong.run.sampler import Sampler
 from dougong.train.loop import Job, Outcome, fit
@@ -125,21 +126,17 @@ def train(
     """
     order = Order(source, run, resume, overrides, options, observers)
     folder = order.folder()
-    recipe = load(_resumed_source(order, folder), order.overrides, order.options)
+    recipe = load(source, overrides, options)
     with claimed(folder, resume) as goes_on:
         log.say(f"run folder: {folder}")
         return _run(recipe, folder, goes_on, order)
 
 
-def _resumed_source(order: Order, folder: Path) -> Source:
-    """A run that goes on has its own recipe, unless another one is given with it, which must then agree."""
-    named = isinstance(order.source, str | Path) and not Path(order.source).is_file()
-    return folder if order.resume and named and is_run(folder) else order.source
-
-
 def _run(recipe: Recipe, folder: Path, goes_on: bool, order: Order) -> Run:
-    _require_model_fits(recipe)
+    if getattr(recipe.model, "vocab_size", 0) is not None:
+        require_memory(recipe)  # before the data is touched, if it can be told by then
     parts = prepare(recipe)
+    require_memory(parts.recipe)
     if goes_on:
         _require_same_data(parts, folder)
     before = {name: (folder / name).read_bytes() for name in (RUN_RECIPE, "plan.json") if (folder / name).exists()}
@@ -159,12 +156,6 @@ def _run(recipe: Recipe, folder: Path, goes_on: bool, order: Order) -> Run:
     return Run(folder, parts.recipe, outcome.steps, outcome.reason, metrics, outcome.seconds)
 
 
-def _require_model_fits(recipe: Recipe) -> None:
-    """Builds the model without memory, so that what is wrong with it is said before the data is touched."""
-    if getattr(recipe.model, "vocab_size", 0) is not None:
-        count(recipe)
-
-
 def _require_same_data(parts: Parts, folder: Path) -> None:
     plan = files.read_json(folder / "plan.json") if (folder / "plan.json").exists() else {}
     before = plan.get("data", {}).get("fingerprint")
@@ -180,6 +171,10 @@ def _job(parts: Parts, folder: Path, goes_on: bool, order: Order) -> Job:
     recipe, train = parts.recipe, parts.recipe.train
     device = choose_device(train.device)
     counted = count(recipe)
+    log.say(
+        f"plan: {counted.flops_per_sample * parts.sizes().size(0) / 1e9:,.1f} GFLOP a step; "
+        f"{counted.state_bytes / 1e6:,.0f} MB of weights, gradients and optimizer state, and activations on top"
+    )
     model = _new_model(recipe)
     plan = _plan(parts, dataclasses.asdict(counted))
     values = anchored(recipe.values(), Path(), absolute=True)
