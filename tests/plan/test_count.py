@@ -83,7 +83,7 @@ def test_a_shorter_context_of_the_data_takes_fewer_operations(tmp_path: Path) ->
 
 
 def test_the_vocabulary_may_be_told_by_the_tokenizer_but_must_be_known(tmp_path: Path) -> None:
-    assert known_model(load("gpt-stdlib")).vocab_size == 2048  # type: ignore[attr-defined]
+    assert known_model(load("gpt-stdlib")).vocab_size == 1024  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match="model.vocab_size must be known"):
         count(load(tiny_recipe(tmp_path)))
 
