@@ -17,6 +17,7 @@ from dougong.recipe.document import parse
 from dougong.recipe.overrides import changed, merged, parse_override
 from dougong.recipe.recipe import schema
 from dougong.recipe.sources import anchored, paths_in
+from dougong.train.config import TrainConfig
 from tests.tiny import tiny_recipe, write_recipe
 
 SHIPPED = shipped_names()
@@ -100,11 +101,12 @@ def test_a_recipe_comes_from_a_name_a_file_a_run_folder_or_text(tmp_path: Path) 
     assert len({load(source).to_yaml() for source in sources}) == 1
 
 
-def test_inline_text_takes_what_it_leaves_out_from_the_recipe_that_completes_it() -> None:
+def test_inline_text_takes_task_and_data_from_the_recipe_that_completes_it() -> None:
     recipe = load("{model: {name: gpt, variant: gpt2-small}}")
     demo = load("gpt-stdlib")
     assert recipe.model.dim == 768  # type: ignore[attr-defined]
-    assert (recipe.task, recipe.data, recipe.train) == (demo.task, demo.data, demo.train)
+    assert (recipe.task, recipe.data) == (demo.task, demo.data)
+    assert recipe.train == TrainConfig()
     assert [name for name in SHIPPED if load(name).completes] == ["gpt-stdlib"]
 
 

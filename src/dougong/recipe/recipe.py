@@ -26,7 +26,7 @@ class Recipe(Config):
     description: str = ""
     """What is worth knowing before and after running it; goes into the model card."""
     completes: bool = False
-    """Whether inline recipes of the same model family take the sections they leave out from this one."""
+    """Whether inline recipes of the same model family take the task and the data they leave out from this one."""
     init_from: Path | None = None
     """Model folder (Hugging Face's, or a run's) whose weights training starts from; absent: random weights."""
     model: Annotated[Config, Part("models")]

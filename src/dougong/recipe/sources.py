@@ -133,13 +133,16 @@ def _read(source: Source) -> tuple[Document, Path | None]:
 
 
 def _completed(values: Any) -> Any:
-    """Gives an inline recipe the sections it leaves out, from the shipped recipe that completes its model family."""
+    """Gives an inline recipe the task and data it leaves out, from the shipped one that completes its model family.
+
+    How it trains is not taken over: what suits a small model may ruin a large one, so TrainConfig's defaults hold.
+    """
     if not isinstance(values, dict) or not isinstance(values.get("model"), dict):
         return values
     for name in shipped_names():
         whole = parse(shipped_text(name), f"{name}.yaml").values
         if whole.get("completes") and whole["model"]["name"] == values["model"].get("name"):
-            return {**{key: whole[key] for key in ("task", "data", "train") if key in whole}, **values}
+            return {**{key: whole[key] for key in ("task", "data")}, **values}
     return values
 
 
