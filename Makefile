@@ -56,7 +56,6 @@ install: $(VENV)/.stamp-package
 
 demo: $(VENV)/.stamp-package
 	$(BIN)/dougong train gpt-stdlib --run $(RUN)
-	$(BIN)/dougong evaluate $(RUN)
 	$(BIN)/dougong generate $(RUN) "def "
 	@echo
 	@echo "The run is in $(RUN); open $(RUN)/report.html to see its curves."

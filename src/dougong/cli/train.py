@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -35,4 +36,5 @@ def train(
         f"{done.folder}: {done.reason} after {done.steps:,} steps, {duration(done.seconds)} in this call. Validation:"
     )
     show_figures(done.metrics)
-    print(f"Curves: {done.folder / 'report.html'}. Let it write: dougong generate {done.folder} 'Once'")
+    prompt = shlex.quote(next((text for text in done.recipe.train.samples.prompts if text.strip()), "Once"))
+    print(f"Curves: {done.folder / 'report.html'}. Let it write: dougong generate {done.folder} {prompt}")

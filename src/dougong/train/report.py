@@ -116,7 +116,8 @@ class Recorder:
         seconds, items = (sum(column) for column in zip(*self._window, strict=True))
         parts = [f"step {report.step:,}/{self.until:,}", f"loss {report.loss:.4f}"]
         if report.evaluation is not None:
-            parts += [f"validation {name} {value:.4f}" for name, value in report.evaluation.items()]
+            shown = {k: v for k, v in report.evaluation.items() if not k.endswith(("_low", "_high"))}
+            parts += [f"validation {name.replace('_', ' ')} {value:.4f}" for name, value in shown.items()]
         parts += [f"lr {report.lr:.2e}", f"{items / max(seconds, 1e-9):,.0f} {self.item}/s"]
         if report.mfu is not None:
             parts.append(f"{report.mfu:.0%} of peak")
