@@ -86,8 +86,8 @@ def _summary(steps: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, A
     if skipped:
         parts.append(f"{skipped} steps skipped")
     figures = dict(_evaluations(steps, events)[-1][1]) if _evaluations(steps, events) else {}
-    facts = {**{name: f"{value:.4f}" for name, value in figures.items()}, **start.get("facts", {})}
-    table = _table({f"validation {name}" if name in figures else name: value for name, value in facts.items()})
+    rows = {f"validation {name.replace('_', ' ')}": f"{value:.4f}" for name, value in figures.items()}
+    table = _table({**rows, **start.get("facts", {})})
     return f'<p class="soft">{html.escape(", ".join(parts))}</p>\n{table}'
 
 
