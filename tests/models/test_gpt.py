@@ -165,7 +165,9 @@ def _recomputed(forward):
 
 def test_each_layer_drops_for_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    monkeypatch.setattr("dougong.models.gpt.Block.forward", lambda self, x, r, m, c, noise: seen.append(noise) or x)
+    monkeypatch.setattr(
+        "dougong.models.gpt.network.Block.forward", lambda self, x, r, m, c, noise: seen.append(noise) or x
+    )
     small("gpt2")(tokens(3), noise=NOISE)
     assert not torch.equal(seen[0], seen[1])
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dougong.nn.position import LinearScaling, Llama3Scaling, frequencies, rotary, rotate
+from dougong.nn.named import LinearScaling, Llama3Scaling
+from dougong.nn.position import frequencies, rotary, rotate
 
 CPU = torch.device("cpu")
 LLAMA3 = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=64)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
 
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from dougong.nn.init import Linear
-
-Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
+from dougong.nn.named import Activation
 
 
 def activate(kind: Activation, hidden: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:

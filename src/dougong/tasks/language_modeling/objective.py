@@ -7,39 +7,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import Field, NonNegativeFloat
 from torch import Tensor, nn
 
-from dougong.core.config import Config
 from dougong.core.contracts import Batch, Loss
 from dougong.data.examples import TokenRow
 from dougong.nn.losses import IGNORED, cross_entropy_chunked, token_nats
 from dougong.nn.metrics import Mean, Ratio
-
-
-class LanguageModelingConfig(Config):
-    """Predict each next token of a text."""
-
-    name: Literal["language_modeling"] = "language_modeling"
-    """The objective."""
-    label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)
-    """Share of each target's probability that is spread over the vocabulary (Szegedy et al. 2016)."""
-    z_loss: NonNegativeFloat = 0.0
-    """Weight of the squared logarithm of the softmax's normaliser (PaLM uses 1e-4)."""
-
-    def build(self, model: Any, data: Any = None) -> LanguageModeling:
-        """Returns the task.
-
-        Args:
-            model: The model's config: gives `max_seq_len` and `vocab_size`.
-            data: The prepared data: gives `tokenizer` (with `decode` and `token_bytes`); None on the meta device,
-                where there is no text.
-        """
-        return LanguageModeling(self, model.max_seq_len, model.vocab_size, getattr(data, "tokenizer", None))
+from dougong.tasks.language_modeling import LanguageModelingConfig
 
 
 class LanguageModeling:
@@ -162,6 +140,3 @@ def _features(model: Any, batch: Batch) -> tuple[Tensor, Tensor]:
     """Returns what the head multiplies: features and the head's weight."""
     features = model.features(batch["tokens"], segments=batch.get("segments"), noise=batch.noise)
     return features, model.head_weight
-
-
-PART = LanguageModelingConfig
