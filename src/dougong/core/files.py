@@ -1,6 +1,7 @@
 """Reading and writing so that a file is whole or absent, and a system error is one sentence (laws 6 and 7).
 
-The only place that opens JSON and writes files for good. Knows no formats beyond JSON and bytes.
+The only place that opens files: a test reads every line of the source for others. What is read here is bytes, text,
+JSON, plain arrays and safetensors, none of which can execute. Knows these forms, not what is in them.
 """
 
 from __future__ import annotations
@@ -14,9 +15,13 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
 from dougong.core.errors import FileError, ResourceError, UsageError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -56,6 +61,71 @@ def free_bytes(path: str | Path) -> int:
     return shutil.disk_usage(here).free
 
 
+def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
+    """Returns a file's content, or its first `limit` bytes; errors are those of `explained`."""
+    with explained(path), open(path, "rb") as file:
+        return file.read() if limit is None else file.read(limit)
+
+
+def read_text(path: str | Path) -> str:
+    """Returns a file's content as UTF-8; what is none becomes the replacement character."""
+    return read_bytes(path).decode("utf-8", "replace")
+
+
+def open_binary(path: str | Path, mode: str = "rb") -> IO[bytes]:
+    """Opens a file to read (`rb`), write anew (`wb`), append (`ab`) or both (`a+b`); errors are those of `explained`.
+
+    What is written so is not whole or absent: use it for logs, locks, and inside `new_folder`.
+    """
+    with explained(path, "read" if mode == "rb" else "written"):
+        return open(path, mode)
+
+
+def map_array(path: str | Path, dtype: str) -> np.ndarray:
+    """Returns a file of numbers of one type as a read-only array; nothing is held in memory.
+
+    Raises:
+        FileError: Its size is no multiple of the type's.
+    """
+    import numpy as np
+
+    with explained(path):
+        size = os.path.getsize(path)
+        if size % np.dtype(dtype).itemsize:
+            raise FileError(f"{path} must hold whole numbers of type {dtype}, but has {size} bytes. It was cut off.")
+        if not size:
+            return np.empty(0, dtype)
+        return np.memmap(path, dtype, mode="r").view(np.ndarray)  # a plain array is sliced in half the time
+
+
+def read_tensors(path: str | Path) -> dict[str, Tensor]:
+    """Returns the tensors of a safetensors file by name, in memory.
+
+    Raises:
+        FileError: It is no such file, or is cut off.
+    """
+    with open_tensors(path) as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a mapping)
+
+
+@contextlib.contextmanager
+def open_tensors(path: str | Path) -> Iterator[Any]:
+    """Gives an open safetensors file: `keys()`, `get_slice(name)` for shape and type, `get_tensor(name)` (mapped).
+
+    Raises:
+        FileError: It is no such file, or is cut off.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with explained(path):
+            file = safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, ValueError) as error:
+        raise FileError(f"{path} must be a whole safetensors file, but is corrupt: {error}. Fetch it again.") from error
+    with file:
+        yield file
+
+
 def read_json(path: str | Path) -> Any:
     """Returns the parsed JSON of a file.
 
@@ -63,8 +133,7 @@ def read_json(path: str | Path) -> Any:
         UsageError: The file does not exist.
         FileError: It is not JSON; the message gives the line.
     """
-    with explained(path):
-        raw = Path(path).read_bytes()
+    raw = read_bytes(path)
     try:
         return json.loads(raw)
     except (ValueError, RecursionError) as error:
