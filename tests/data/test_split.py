@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from dougong.core.config import try_validate
-from dougong.data.examples import Document
+from dougong.data.document import Document
 from dougong.data.source import Tally
 from dougong.data.split import Divided, ValidationConfig, by_document, by_position
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import difflib
 import functools
 import importlib
-import importlib.metadata
 import pkgutil
 import re
 from collections.abc import Iterator, Sequence
@@ -393,7 +392,15 @@ def part_names(kind: str) -> list[str]:
     return sorted(names)
 
 
+def _added(kind: str) -> list[Any]:
+    """Returns the entry points of the parts that other packages add."""
+    return [entry for entry in _entry_points() if entry.group == f"dougong.{kind}"]
+
+
 @functools.cache
-def _added(kind: str) -> list[importlib.metadata.EntryPoint]:
-    """Returns the parts that other packages add. Asked once: it reads the metadata of every installed package."""
-    return list(importlib.metadata.entry_points(group=f"dougong.{kind}"))
+def _entry_points() -> list[Any]:
+    """Returns all entry points of dougong. Asked once: it reads the metadata of every installed package."""
+    from importlib.metadata import distributions
+
+    found = (entry for package in distributions() for entry in package.entry_points)
+    return [entry for entry in found if entry.group.startswith("dougong.")]

@@ -17,7 +17,7 @@ from typing import Any
 
 from dougong.core import files
 from dougong.core.errors import FileError, MissingExtra
-from dougong.data.examples import Document
+from dougong.data.document import Document
 from dougong.data.source import Tally
 
 PIECE = 1 << 16

@@ -27,7 +27,7 @@ from dougong.core import files
 from dougong.core.config import Config, validate
 from dougong.core.errors import FileError, RecipeError
 from dougong.core.log import say, warn
-from dougong.data.examples import Document
+from dougong.data.document import Document
 from dougong.data.source import Tally
 from dougong.data.split import Divided
 from dougong.data.tokenizer import Tokenizer

@@ -13,7 +13,7 @@ from typing_extensions import Protocol, runtime_checkable  # typing's own comput
 
 from dougong.core.config import Config
 from dougong.core.errors import FileError
-from dougong.data.examples import Document
+from dougong.data.document import Document
 
 
 class SourceConfig(Config):

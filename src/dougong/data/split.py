@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from dougong.core.config import Config
-from dougong.data.examples import Document
+from dougong.data.document import Document
 from dougong.data.source import Source, Tally
 
 

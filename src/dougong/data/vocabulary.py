@@ -1,20 +1,23 @@
 """The tokenizers that a recipe can name, and how each comes by its vocabulary.
 
-Knows texts as streams; does not know sources, splits or caches.
+Knows texts as streams; does not know sources, splits or caches. The configs are here, so what makes a tokenizer is
+imported where one is made.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from dougong.core.config import Config
 from dougong.core.errors import FileError
 from dougong.core.log import warn
-from dougong.data.tokenizer import EOT, Tokenizer, byte_alphabet
+
+if TYPE_CHECKING:
+    from dougong.data.tokenizer import Tokenizer
 
 Texts = Callable[[], Iterable[str]]
 
@@ -28,6 +31,8 @@ class BytesConfig(Config):
     def build(self, training: Texts, everything: Texts) -> Tokenizer:
         """Makes the tokenizer; needs no text. The id of a byte is its value, and 256 ends a text."""
         from tokenizers import pre_tokenizers
+
+        from dougong.data.tokenizer import byte_alphabet
 
         return _byte_level(byte_alphabet(), [], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False))
 
@@ -49,6 +54,8 @@ class CharsConfig(Config):
         """
         from tokenizers import Tokenizer as Backend
         from tokenizers import decoders, models
+
+        from dougong.data.tokenizer import EOT, Tokenizer
 
         characters: set[str] = set()
         for text in everything():
@@ -74,6 +81,8 @@ class BpeConfig(Config):
     def build(self, training: Texts, everything: Texts) -> Tokenizer:
         """Learns the merges; the same text gives the same vocabulary, whatever the number of threads."""
         from tokenizers import pre_tokenizers, trainers
+
+        from dougong.data.tokenizer import EOT, Tokenizer, byte_alphabet
 
         alphabet = sorted(byte_alphabet())
         tokenizer = _byte_level({}, [], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
@@ -102,6 +111,8 @@ class TokenizerFileConfig(Config):
 
     def build(self, training: Texts, everything: Texts) -> Tokenizer:
         """Opens it; needs no text."""
+        from dougong.data.tokenizer import Tokenizer
+
         path = self.path.expanduser()
         return (Tokenizer.from_folder if path.is_dir() else Tokenizer.from_file)(path, self.eot)
 
@@ -112,6 +123,8 @@ TokenizerConfig = Annotated[BytesConfig | CharsConfig | BpeConfig | TokenizerFil
 def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]], pre_tokenizer: Any) -> Tokenizer:
     from tokenizers import Tokenizer as Backend
     from tokenizers import decoders, models
+
+    from dougong.data.tokenizer import EOT, Tokenizer
 
     backend = Backend(models.BPE(vocabulary, merges))
     backend.pre_tokenizer = pre_tokenizer

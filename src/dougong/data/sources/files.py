@@ -17,7 +17,7 @@ from dougong.core import files
 from dougong.core.config import Fault
 from dougong.core.errors import FileError, UsageError
 from dougong.data import reading
-from dougong.data.examples import Document
+from dougong.data.document import Document
 from dougong.data.source import SourceConfig, Tally
 
 

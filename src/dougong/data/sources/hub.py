@@ -18,7 +18,7 @@ from pydantic import NonNegativeInt, PositiveInt
 from dougong.core import files
 from dougong.core.errors import DougongError, FileError, MissingExtra, ResourceError, UsageError
 from dougong.data import reading
-from dougong.data.examples import Document
+from dougong.data.document import Document
 from dougong.data.source import SourceConfig, Tally
 
 

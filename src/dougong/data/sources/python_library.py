@@ -17,7 +17,7 @@ from typing import Literal
 from dougong.core import files
 from dougong.core.errors import FileError
 from dougong.data import reading
-from dougong.data.examples import Document
+from dougong.data.document import Document
 from dougong.data.source import SourceConfig, Tally
 
 _TEXT = {".py", ".txt", ".rst", ".md"}

@@ -1,4 +1,4 @@
-"""Text for language models: sources, a tokenizer and a split become rows of tokens.
+"""Text made ready: read, split and tokenized once, then rows of tokens with random access.
 
 Knows how the parts of `data` fit together; does not know models, tasks or batches.
 """
@@ -10,67 +10,25 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Any, Literal
-
-from pydantic import Field, PositiveInt
+from typing import Any
 
 from dougong.core import files
-from dougong.core.config import Config, Fault, Part, find_part
-from dougong.core.errors import FileError, UsageError
+from dougong.core.errors import FileError
 from dougong.core.log import say
+from dougong.data.datasets.text import TextConfig
 from dougong.data.pack import JoinedRows, TokenRows
 from dougong.data.shards import Shards, once, prepare
-from dougong.data.source import SourceConfig
-from dougong.data.split import Divided, ValidationConfig
+from dougong.data.split import Divided
 from dougong.data.tokenizer import Tokenizer
-from dougong.data.vocabulary import BpeConfig, CharsConfig, TokenizerConfig
+from dougong.data.vocabulary import BpeConfig, CharsConfig
 
 
-class TextConfig(Config):
-    """Text from any sources, cut into rows of equal length."""
-
-    name: Literal["text"] = "text"
-    """Which dataset."""
-    sources: Annotated[list[Annotated[SourceConfig, Part("data.sources")]], Field(min_length=1)] = Field(
-        default_factory=lambda: [find_part("data.sources", "python_library").PART()]
-    )
-    """Where the text comes from."""
-    tokenizer: TokenizerConfig = BpeConfig()
-    """What text is cut into."""
-    seq_len: PositiveInt | None = None
-    """Context, in tokens; absent: the model's `max_seq_len`."""
-    across_documents: bool = True
-    """Whether attention may cross from one document of a row into the next."""
-    validation: ValidationConfig = ValidationConfig()
-    """Which part of the text is kept apart to validate on."""
-
-    def faults(self) -> Iterator[Fault]:
-        """Yields the fault of weights that some sources have and some lack."""
-        weights = [source.weight for source in self.sources]
-        if None in weights and any(weight is not None for weight in weights):
-            yield Fault("sources", "must all have a weight or none, but only some have. Complete or remove them.")
-
-    def prepare(self, cache: Path | None = None, seq_len: int | None = None) -> TextData:
-        """Reads, splits and tokenizes the text, or finds that done in the cache.
-
-        Args:
-            cache: The folder of what is made once; absent: $DOUGONG_CACHE, or `~/.cache/dougong`.
-            seq_len: The context where the config names none.
-
-        Raises:
-            UsageError: A path does not exist, or no context is given.
-            FileError: The text is broken, or too short.
-        """
-        length = self.seq_len or seq_len
-        if length is None:
-            raise UsageError("the context must be known, but neither data.seq_len nor the model gives it. Set one.")
-        folder = cache or cache_folder()
-        divided = [Divided(source.build(), self.validation) for source in self.sources]
-        tokenizer = _tokenizer(self, divided, folder)
-        return TextData(self, tokenizer, [prepare(part, tokenizer, folder) for part in divided], length)
-
-
-PART = TextConfig
+def prepared(config: TextConfig, cache: Path | None, seq_len: int) -> TextData:
+    """Reads, splits and tokenizes the text, or finds that done in the cache."""
+    folder = cache or cache_folder()
+    divided = [Divided(source.build(), config.validation) for source in config.sources]
+    tokenizer = _tokenizer(config, divided, folder)
+    return TextData(config, tokenizer, [prepare(part, tokenizer, folder) for part in divided], seq_len)
 
 
 def cache_folder() -> Path:
