@@ -1,21 +1,26 @@
 """Reading and writing so that a file is whole or absent, and a system error is one sentence (laws 6 and 7).
 
 The only place that opens files: a test reads every line of the source for others. What is read here is bytes, text,
-JSON, plain arrays and safetensors, none of which can execute. Knows these forms, not what is in them.
+JSON, plain arrays and safetensors, none of which can execute; it is read from regular files alone, never from a pipe or
+a device, and in bounded memory. Knows these forms, not what is in them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
+import importlib.resources
 import json
+import math
 import os
 import shutil
+import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from dougong.core.errors import FileError, ResourceError, UsageError
 
@@ -23,6 +28,12 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+JSON_BYTES = 100_000_000
+"""Bytes of the largest JSON file that is read."""
+JSON_VALUES = 4_000_000
+"""Values of the largest JSON file that is read, at most; each takes some 60 bytes of memory, if it is empty."""
+JSON_DEPTH = 200
+"""How deep the values of a JSON file may lie."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -44,6 +55,8 @@ def explained(path: str | Path, verb: str = "read") -> Iterator[None]:
     except (IsADirectoryError, NotADirectoryError) as error:
         raise FileError(f"{path} cannot be {verb}: {error.strerror}.") from error
     except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise FileError(f"{str(path)[:200]} cannot be {verb}: {error.strerror}. Check the path.") from error
         if error.errno in _FULL:
             raise ResourceError(
                 f"{path} cannot be written: {error.strerror}; {free_bytes(path) / 1e6:.1f} MB free. "
@@ -62,8 +75,8 @@ def free_bytes(path: str | Path) -> int:
 
 
 def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
-    """Returns a file's content, or its first `limit` bytes; errors are those of `explained`."""
-    with explained(path), open(path, "rb") as file:
+    """Returns a file's content, or its first `limit` bytes; errors are those of `open_binary`."""
+    with open_binary(path) as file:
         return file.read() if limit is None else file.read(limit)
 
 
@@ -72,30 +85,68 @@ def read_text(path: str | Path) -> str:
     return read_bytes(path).decode("utf-8", "replace")
 
 
+def read_own(name: str) -> str:
+    """Returns a text that comes with the package, such as `recipes/gpt-stdlib.yaml`."""
+    return importlib.resources.files("dougong").joinpath(*name.split("/")).read_text(encoding="utf-8")
+
+
 def open_binary(path: str | Path, mode: str = "rb") -> IO[bytes]:
     """Opens a file to read (`rb`), write anew (`wb`), append (`ab`) or both (`a+b`); errors are those of `explained`.
 
     What is written so is not whole or absent: use it for logs, locks, and inside `new_folder`.
+
+    Raises:
+        FileError: It is a pipe, a socket or a folder; or, to read, a device. It is not opened then, nor waited for.
     """
     with explained(path, "read" if mode == "rb" else "written"):
+        if mode == "rb":
+            return os.fdopen(_regular(path), mode)
+        if os.path.exists(path):
+            _refuse_special(path, os.stat(path), (stat.S_ISFIFO, stat.S_ISSOCK))
         return open(path, mode)
+
+
+def _regular(path: str | Path) -> int:
+    """Returns the descriptor of a regular file, opened to read."""
+    others = (stat.S_ISFIFO, stat.S_ISSOCK, stat.S_ISCHR, stat.S_ISBLK)
+    _refuse_special(path, os.stat(path), others)  # before opening: merely to open a device or a pipe may do something
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)  # again: another may have been put in its place since
+        _refuse_special(path, found, others)
+        if stat.S_ISDIR(found.st_mode):
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def _refuse_special(path: str | Path, found: os.stat_result, kinds: tuple[Any, ...]) -> None:
+    if any(is_kind(found.st_mode) for is_kind in kinds):
+        raise FileError(f"{path} must be a regular file, but is a pipe, a socket or a device. Refused.")
 
 
 def map_array(path: str | Path, dtype: str) -> np.ndarray:
     """Returns a file of numbers of one type as a read-only array; nothing is held in memory.
+
+    Args:
+        path: The file.
+        dtype: The type with its byte order, such as `<u2`.
 
     Raises:
         FileError: Its size is no multiple of the type's.
     """
     import numpy as np
 
-    with explained(path):
-        size = os.path.getsize(path)
+    with open_binary(path) as file:
+        size = os.fstat(file.fileno()).st_size
         if size % np.dtype(dtype).itemsize:
             raise FileError(f"{path} must hold whole numbers of type {dtype}, but has {size} bytes. It was cut off.")
         if not size:
             return np.empty(0, dtype)
-        return np.memmap(path, dtype, mode="r").view(np.ndarray)  # a plain array is sliced in half the time
+        # mode="r" and a file, not a path, so that it is this file; a plain array is sliced in half the time
+        return np.memmap(file, dtype, mode="r").view(np.ndarray)
 
 
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
@@ -113,17 +164,41 @@ def open_tensors(path: str | Path) -> Iterator[Any]:
     """Gives an open safetensors file: `keys()`, `get_slice(name)` for shape and type, `get_tensor(name)` (mapped).
 
     Raises:
-        FileError: It is no such file, or is cut off.
+        FileError: It is no such file, or is cut off, or names a tensor twice.
     """
     from safetensors import SafetensorError, safe_open
 
+    _check_header(path)
     try:
         with explained(path):
             file = safe_open(path, framework="pt", device="cpu")
-    except (SafetensorError, ValueError) as error:
-        raise FileError(f"{path} must be a whole safetensors file, but is corrupt: {error}. Fetch it again.") from error
+    except (SafetensorError, ValueError, OverflowError) as error:
+        raise _corrupt(path, str(error)) from error
     with file:
-        yield file
+        try:
+            yield file
+        except SafetensorError as error:
+            raise _corrupt(path, str(error)) from error
+
+
+def _check_header(path: str | Path) -> None:
+    """Sees what the library does not: that the header is no larger than the file, and names each tensor once."""
+    with open_binary(path) as file:
+        size, head = os.fstat(file.fileno()).st_size, file.read(8)
+        length = int.from_bytes(head, "little")
+        if len(head) < 8 or length > min(JSON_BYTES, size - 8):
+            raise _corrupt(path, f"its header would have {length:,} bytes of the file's {size:,}")
+        raw = file.read(length)
+    try:
+        header = parse_json(raw)
+    except ValueError as error:
+        raise _corrupt(path, f"its header is no JSON: {error}") from error
+    if not isinstance(header, dict):
+        raise _corrupt(path, "its header is no JSON object")
+
+
+def _corrupt(path: str | Path, reason: str) -> FileError:
+    return FileError(f"{path} must be a whole safetensors file, but is corrupt: {reason.rstrip('.')}. Fetch it again.")
 
 
 def read_json(path: str | Path) -> Any:
@@ -131,13 +206,61 @@ def read_json(path: str | Path) -> Any:
 
     Raises:
         UsageError: The file does not exist.
-        FileError: It is not JSON; the message gives the line.
+        FileError: It is not JSON (the message gives the line), or too large.
     """
-    raw = read_bytes(path)
+    raw = read_bytes(path, JSON_BYTES + 1)
+    if len(raw) > JSON_BYTES:
+        raise FileError(f"{path} must have at most {JSON_BYTES:,} bytes, but has more. Refused.")
     try:
-        return json.loads(raw)
-    except (ValueError, RecursionError) as error:
+        return parse_json(raw)
+    except ValueError as error:
         raise FileError(f"{path} must be JSON, but is not: {error}.") from error
+
+
+def parse_json(raw: bytes | str) -> Any:
+    """Returns the value of a JSON text, strictly: each key once, every number finite, neither too deep nor too many.
+
+    Raises:
+        ValueError: It is none; the text says why, without a full stop.
+    """
+    text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
+    if text.count(",") + text.count("[") + text.count("{") > JSON_VALUES:
+        raise ValueError(f"it has more than {JSON_VALUES:,} values")
+    try:
+        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
+    except RecursionError:
+        raise ValueError(f"it is nested deeper than {JSON_DEPTH}") from None
+    _check_depth(value)
+    return value
+
+
+def _check_depth(value: Any) -> None:
+    level = [value]
+    for _ in range(JSON_DEPTH):
+        inner = [item for item in level if isinstance(item, dict | list)]
+        level = [below for item in inner for below in (item.values() if isinstance(item, dict) else item)]
+        if not level:
+            return
+    raise ValueError(f"it is nested deeper than {JSON_DEPTH}")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in found if names.count(name) > 1)
+        raise ValueError(f"the key {twice[:80]!r} is given twice")
+    return found
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise ValueError(f"the number {text[:80]} is too large")
+    return number
 
 
 def write_whole(path: str | Path, content: bytes | str) -> None:
@@ -165,10 +288,14 @@ def write_json(path: str | Path, value: Any) -> None:
 
 
 @contextlib.contextmanager
-def new_folder(target: str | Path) -> Iterator[Path]:
+def new_folder(target: str | Path, before: Callable[[str], object] = lambda stage: None) -> Iterator[Path]:
     """Gives a temporary folder that becomes `target` by one rename if the block succeeds, and vanishes if not.
 
     An existing `target` is replaced: moved aside first, removed last.
+
+    Args:
+        target: The folder to be.
+        before: Called with `fsync` once the block has succeeded, and with `commit` before the rename.
 
     Raises:
         ResourceError: The disk is full, failing or not writable; whatever stood at `target` still stands.
@@ -180,21 +307,38 @@ def new_folder(target: str | Path) -> Iterator[Path]:
     try:
         yield temporary
         with explained(target, "written"):
+            before("fsync")
             for file in sorted(temporary.rglob("*")):
-                (sync_folder if file.is_dir() else _sync_file)(file)
+                (sync_folder if file.is_dir() else sync_file)(file)
             sync_folder(temporary)
             os.chmod(temporary, 0o755)
-            if target.exists():
-                aside = temporary.with_name(temporary.name + ".old")
-                os.rename(target, aside)
-                os.rename(temporary, target)
-                shutil.rmtree(aside)
-            else:
-                os.rename(temporary, target)
+            before("commit")
+            _take_place(temporary, target)
             sync_folder(target.parent)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def _take_place(temporary: Path, target: Path) -> None:
+    if not target.exists():
+        os.rename(temporary, target)
+        return
+    aside = temporary.with_name(temporary.name + ".old")
+    os.rename(target, aside)
+    try:
+        os.rename(temporary, target)
+    except BaseException:
+        os.rename(aside, target)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(target: str | Path) -> None:
+    """Removes what `new_folder` for this target left behind when its process was killed; no other may be at it."""
+    target = Path(target)
+    for path in target.parent.glob(f".{glob.escape(target.name)}.partial-*"):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def sync_folder(path: Path) -> None:
@@ -206,25 +350,56 @@ def sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
+def sync_file(path: Path) -> None:
+    """Makes the content of a file durable, whoever wrote it."""
+    with open_binary(path) as file:
         os.fsync(file.fileno())
 
 
 def sha256(path: str | Path) -> str:
     """Returns the hexadecimal sha256 of a file, read once in bounded memory."""
-    with explained(path), open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open_binary(path) as file, explained(path):
+        return hashlib.file_digest(cast(Any, file), "sha256").hexdigest()
 
 
 def inside(root: str | Path, name: str) -> Path:
-    """Returns `root/name` for a name that a file dictates.
+    """Returns `root/name` for a name that a file dictates; it need not exist.
 
     Raises:
-        FileError: The name is absolute, climbs out of the folder, or leads out of it by a link.
+        FileError: The name is absolute, climbs out of the folder, leads out of it by a link, or can be no name.
     """
     root = Path(root)
     plain = name and "\0" not in name and not os.path.isabs(name) and ".." not in Path(name).parts
-    if not plain or not (root / name).resolve().is_relative_to(root.resolve()):
-        raise FileError(f"a file inside {root} must be named, but {name!r} leads outside. Refused.", name="E-PATH")
+    if not plain or not _leads_inside(root, root / name):
+        shown = repr(name) if len(name) <= 100 else f"{name[:100]!r}..."
+        raise FileError(f"a file inside {root} must be named, but {shown} leads outside. Refused.", name="E-PATH")
     return root / name
+
+
+def _leads_inside(root: Path, path: Path) -> bool:
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except (OSError, ValueError):  # too long, links in a circle, no Unicode
+        return False
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def member(folder: str | Path, name: str) -> Path:
+    """Returns the path of a file of a model folder, which need not exist; it is not opened.
+
+    In the hub's own cache such a file is a link into the folder of its repository; elsewhere no link leads outside.
+
+    Raises:
+        FileError: The name or a link leads outside, or it is no regular file.
+    """
+    folder = Path(folder)
+    cached = folder.parent.name == "snapshots"
+    path = inside(folder.parent.parent, f"snapshots/{folder.name}/{name}") if cached else inside(folder, name)
+    if path.exists() and not path.is_file():
+        raise FileError(f"{path} must be a regular file, but is not. Refused.")
+    return path
