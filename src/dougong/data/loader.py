@@ -10,15 +10,18 @@ import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
 from dougong.core import seed as seeds
 from dougong.core.contracts import Batch, Dataset
+from dougong.core.injection import strike
+from dougong.data.workers import Pending, Workers
 
 Collate = Callable[[Sequence[Any], Sequence[int]], Batch]
 Sources = Sequence[tuple[Dataset, float | None]]
+Submit = Callable[[int], Future[Batch] | Pending]
 
 
 def order(sources: Sources, seed: int) -> Any:
@@ -123,55 +126,72 @@ class Batches:
         examples: The endless order: `examples[n]` is example `n` (see `order`).
         collate: Makes a batch of examples and their global numbers (a task's `collate`).
         sizes: How many examples each step takes.
+        workers: How many processes make batches while prefetching; 0: a thread of this one.
     """
 
-    def __init__(self, examples: Any, collate: Collate, sizes: BatchSizes):
-        self.examples, self.collate, self.sizes = examples, collate, sizes
-        self._ahead: dict[int, Future[Batch]] = {}
-        self._pool: ThreadPoolExecutor | None = None
+    def __init__(self, examples: Any, collate: Collate, sizes: BatchSizes, workers: int = 0):
+        self.examples, self.collate, self.sizes, self.workers = examples, collate, sizes, workers
+        self._ahead: dict[int, Future[Batch] | Pending] = {}
+        self._submit: Submit | None = None
         self._depth = 0
 
     def __getitem__(self, step: int) -> Batch:
-        future = self._ahead.pop(step, None)
-        self._look_ahead(step + 1)
-        return self._make(step) if future is None else future.result()
+        if self._submit is None:
+            return self._make(step)
+        self._look_ahead(range(step, step + 1 + self._depth))
+        return self._ahead.pop(step).result()
+
+    def samples(self, step: int) -> range:
+        """Returns the global numbers of the examples of a step."""
+        start = self.sizes.start(step)
+        return range(start, start + self.sizes.size(step))
 
     def _make(self, step: int) -> Batch:
-        start = self.sizes.start(step)
-        numbers = range(start, start + self.sizes.size(step))
-        return self.collate([self.examples[number] for number in numbers], numbers)
+        """Makes a batch; its tensors are laid out plainly, so that it is the same however it travels."""
+        strike("data", step + 1)
+        numbers = self.samples(step)
+        batch = self.collate([self.examples[number] for number in numbers], numbers)
+        return replace(batch, fields={name: tensor.contiguous() for name, tensor in batch.fields.items()})
 
     @contextlib.contextmanager
     def prefetching(self, start: int, depth: int = 2) -> Iterator[None]:
-        """Within this context a background thread makes the batches after the one asked last; no value changes.
+        """Within this context the batches after the one asked last are made in the background; no value changes.
 
         An error in the background is raised where its batch is asked for.
 
         Args:
             start: The step that will be asked first.
-            depth: How many batches to hold ready.
+            depth: How many batches to hold ready; with workers at least two of each.
+
+        Raises:
+            ResourceError: On asking for a batch: a worker is gone.
         """
-        with ThreadPoolExecutor(1, thread_name_prefix="dougong-batches") as self._pool:
-            self._depth = depth
-            self._look_ahead(start)
+        with self._started() as self._submit:
+            self._depth = max(depth, 2 * self.workers)
+            self._look_ahead(range(start, start + self._depth))
             try:
                 yield
             finally:
-                for future in self._ahead.values():
-                    future.cancel()
-                self._ahead.clear()
-                self._pool = None
+                self._look_ahead(range(0))
+                self._submit = None
 
-    def _look_ahead(self, start: int) -> None:
-        """Keeps exactly the batches from `start` on in the making; what a jump made useless is dropped."""
-        if self._pool is None:
-            return
-        wanted = range(start, start + self._depth)
+    @contextlib.contextmanager
+    def _started(self) -> Iterator[Submit]:
+        if self.workers:
+            with contextlib.closing(Workers(self._make, self.samples, self.workers)) as workers:
+                yield workers.submit
+        else:
+            with ThreadPoolExecutor(1, thread_name_prefix="dougong-batches") as pool:
+                yield lambda step: pool.submit(self._make, step)
+
+    def _look_ahead(self, wanted: range) -> None:
+        """Keeps exactly these batches in the making; what a jump made useless is dropped."""
+        assert self._submit is not None
         for step in [step for step in self._ahead if step not in wanted]:
             self._ahead.pop(step).cancel()
         for step in wanted:
             if step not in self._ahead:
-                self._ahead[step] = self._pool.submit(self._make, step)
+                self._ahead[step] = self._submit(step)
 
 
 def in_order(dataset: Dataset, collate: Collate, size: int, limit: int | None = None) -> Iterator[Batch]:

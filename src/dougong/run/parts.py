@@ -46,7 +46,7 @@ class Parts:
         train = self.recipe.train
         whole = train.batch_size == "all"
         examples = everything(self.data.train) if whole else order(self.data.train, train.seed)
-        return Batches(examples, self.task.collate, self.sizes())
+        return Batches(examples, self.task.collate, self.sizes(), train.workers)
 
     def validation(self) -> Callable[[], Iterable[Batch]]:
         """Returns what gives a fresh iterator over the validation batches."""
