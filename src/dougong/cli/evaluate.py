@@ -11,6 +11,9 @@ def evaluate(source: Source, run: RunFolder = None, overrides: Overrides = None,
     Of a recipe, the newest run is taken, or the one that --run names.
     """
     from dougong.cli.output import show_figures, show_json
+    from dougong.recipe import load
+
+    load(source)  # what is wrong in it is told before torch is imported, which takes longer
     from dougong.run import evaluate as evaluate_run
 
     figures = evaluate_run(source, run=run, overrides=overrides or ())

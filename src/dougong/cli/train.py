@@ -24,6 +24,9 @@ def train(
     """
     from dougong.cli.output import show_figures, show_json
     from dougong.cli.progress import shown_progress
+    from dougong.recipe import load
+
+    load(source, overrides or ())  # what is wrong in it is told before torch is imported, which takes longer
     from dougong.run import train as train_run
     from dougong.train.report import duration
 
