@@ -29,12 +29,14 @@ def small(kind: str = "gpt2", seed: int = 0, **changes) -> GPT:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A sound GPT-2 folder."""
+    """A sound GPT-2 folder as from elsewhere: without a manifest."""
     save_model(small(), tmp_path / "model")
+    (tmp_path / "model/manifest.json").unlink()
     return tmp_path / "model"
 
 
 def edit_config(folder: Path, **changes: Any) -> None:
+    (folder / "manifest.json").unlink(missing_ok=True)
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
@@ -365,6 +367,7 @@ def test_missing_things_are_named(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="has no config.json"):
         load_model(tmp_path)
     save_model(small(), folder, shard_bytes=9000)
+    (folder / "manifest.json").unlink()
     (folder / "model-00002-of-00005.safetensors").unlink(missing_ok=True)
     next(iter(sorted(folder.glob("model-*.safetensors")))).unlink()
     with pytest.raises(UsageError, match=r"model-0000\d-of-.* does not exist"):

@@ -14,16 +14,19 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dougong.checkpoint import seal
 from dougong.checkpoint.convert import Layout, Piece, dialect_of, dialects, own_form
 from dougong.core import files
 from dougong.core.config import Config, find_part, validate
 from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
 
 SHARD_BYTES = 5_000_000_000
+# The card is not under seal: people edit it. Of files that are added, those are refused that would be read.
+SEALED = seal.Terms({"README.md"}, (".safetensors", ".json"), files.member)
 _CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines", "_target_", "__class__", "__reduce__"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
@@ -42,9 +45,11 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", dtype: to
     Raises:
         UsageError: The folder does not exist.
         UntrustedError: It asks for code, or its weights are pickled.
-        FileError: A file is corrupt, or a tensor unknown, missing or of another shape.
+        FileError: A file is corrupt or not what the folder's manifest says, or a tensor is unknown, missing or of
+            another shape.
     """
     folder = Path(folder)
+    _verify(folder)
     theirs, dialect = _config_json(folder)
     config: Any = _translate(folder, theirs, dialect)
     with _opened(folder) as stored:
@@ -64,6 +69,7 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", dtype: to
 def load_weights(model: nn.Module, folder: str | Path) -> None:
     """Fills a model that is built already (to fine-tune it, say) from a folder; errors are those of `load_model`."""
     folder = Path(folder)
+    _verify(folder)
     _, dialect = _config_json(folder)
     with _opened(folder) as stored:
         _copy(model, _match(folder, dialect, model, stored))
@@ -71,7 +77,30 @@ def load_weights(model: nn.Module, folder: str | Path) -> None:
 
 def read_config(folder: str | Path) -> Config:
     """Returns the config of the model that a folder holds; errors are those of `load_model`."""
-    return _translate(Path(folder), *_config_json(Path(folder)))
+    folder = Path(folder)
+    if seal.is_sealed(folder):
+        seal.verify_file(folder, "config.json", SEALED)
+    return _translate(folder, *_config_json(folder))
+
+
+def verify_model(folder: str | Path) -> bool:
+    """Checks every byte of a model folder that has a manifest, and tells whether it has one.
+
+    Raises:
+        FileError: A file is not what the manifest says; named are the file and the tensor.
+    """
+    if not seal.is_sealed(Path(folder)):
+        return False
+    seal.verify(Path(folder), SEALED)
+    return True
+
+
+def _verify(folder: Path) -> None:
+    try:
+        verify_model(folder)
+    except FileError as error:
+        advice = f" If the change is meant, remove {folder / seal.MANIFEST}."
+        raise FileError(f"{error}{advice}", name=error.name) from error
 
 
 def save_model(
@@ -83,7 +112,8 @@ def save_model(
 ) -> None:
     """Writes a model folder that is afterwards whole or, on any failure, as it was.
 
-    It opens in `transformers` where the architecture has a class there; else it has our own form.
+    It opens in `transformers` where the architecture has a class there; else it has our own form. All of it but the
+    card, `README.md`, is under the seal of `manifest.json`.
 
     Args:
         model: Any of our models.
@@ -112,6 +142,7 @@ def save_model(
             target = files.inside(temporary, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             files.write_whole(target, content)
+        seal.seal(temporary, SEALED)
 
 
 def refuse_code(settings: Any, where: str) -> None:
@@ -178,7 +209,7 @@ def _explained(folder: Path, wish: str) -> Iterator[None]:
 
 def _config_json(folder: Path) -> tuple[Mapping[str, Any], ModuleType]:
     """Returns config.json and its dialect."""
-    path = _local(folder, "config.json")
+    path = files.member(folder, "config.json")
     if not path.exists():
         what = "does not exist" if not folder.exists() else "has no config.json"
         raise UsageError(f"{folder} must be a model folder, but {what}. Check the path.", name="E-PATH")
@@ -203,36 +234,19 @@ def _translate(folder: Path, theirs: Mapping[str, Any], dialect: ModuleType) -> 
         return validate(find_part("models", values["name"]).PART, values)
 
 
-def _local(folder: Path, name: str) -> Path:
-    """Returns a file of the folder. In the hub's own cache it is a link into the folder of its repository."""
-    if folder.parent.name == "snapshots":
-        path = files.inside(folder.parent.parent, f"snapshots/{folder.name}/{name}")
-    else:
-        path = files.inside(folder, name)
-    if path.exists() and not path.is_file():
-        raise FileError(f"{path} must be a regular file, but is not. Refused.")
-    return path
-
-
 @contextlib.contextmanager
 def _opened(folder: Path) -> Iterator[dict[str, _Stored]]:
     """Gives the headers of all tensors of a folder, its files mapped meanwhile."""
     stored: dict[str, _Stored] = {}
     with contextlib.ExitStack() as stack:
         for path in _weight_files(folder):
-            try:
-                with files.explained(path):
-                    file = stack.enter_context(safe_open(path, framework="pt", device="cpu"))
-                    stored |= {name: _Stored(file, name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-            except SafetensorError as error:
-                raise FileError(
-                    f"{path} must be a whole safetensors file, but is corrupt: {error}. Fetch it again."
-                ) from error
+            file = stack.enter_context(files.open_tensors(path))
+            stored |= {name: _Stored(file, name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         yield stored
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    single, index = _local(folder, "model.safetensors"), _local(folder, "model.safetensors.index.json")
+    single, index = files.member(folder, "model.safetensors"), files.member(folder, "model.safetensors.index.json")
     if single.exists():
         return [single]
     if index.exists():
@@ -240,7 +254,7 @@ def _weight_files(folder: Path) -> list[Path]:
         shards = content.get("weight_map") if isinstance(content, dict) else None
         if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
             raise FileError(f"{index} must map names of tensors to files, but does not. Fetch it again.")
-        return [_local(folder, name) for name in sorted(set(shards.values()))]
+        return [files.member(folder, name) for name in sorted(set(shards.values()))]
     pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickled:
         raise UntrustedError(
