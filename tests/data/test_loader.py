@@ -43,23 +43,24 @@ MIXED = [(Numbers(0, 20), 3.0), (Numbers(100, 7), 1.0)]
 SOURCES = {"one": ONE, "three": THREE, "mixed": MIXED}
 
 
-def batches(sources: Any = ONE, seed: int = 1, sizes: BatchSizes | None = None) -> Batches:
-    return Batches(order(sources, seed), collate, sizes or BatchSizes.constant(5))
+def batches(sources: Any = ONE, seed: int = 1, sizes: BatchSizes | None = None, workers: int = 0) -> Batches:
+    return Batches(order(sources, seed), collate, sizes or BatchSizes.constant(5), workers)
 
 
 def values(batch: Batch) -> list[int]:
     return batch["value"].tolist()
 
 
+@pytest.mark.parametrize("workers", [0, 1, 3])
 @pytest.mark.parametrize("sources", SOURCES.values(), ids=SOURCES)
 @pytest.mark.parametrize("sizes", [BatchSizes.constant(5), BatchSizes.ramp(2, 6, 9)])
-def test_batch_is_a_function_of_its_step(sources: Any, sizes: BatchSizes) -> None:
+def test_batch_is_a_function_of_its_step(sources: Any, sizes: BatchSizes, workers: int) -> None:
     straight = [values(batches(sources, sizes=sizes)[step]) for step in range(30)]
-    asked = batches(sources, sizes=sizes)
+    asked = batches(sources, sizes=sizes, workers=workers)
     for step in (29, 3, 3, 17, 0, 28, 4):
         assert values(asked[step]) == straight[step]
     for start in (0, 11):
-        ahead = batches(sources, sizes=sizes)
+        ahead = batches(sources, sizes=sizes, workers=workers)
         with ahead.prefetching(start):
             assert [values(ahead[step]) for step in range(start, 30)] == straight[start:]
     with asked.prefetching(7, depth=3):

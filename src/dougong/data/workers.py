@@ -104,7 +104,7 @@ class Workers:
 
     def wait(self, ticket: int) -> Batch:
         """Returns the batch of a ticket; notices at once if any worker is gone."""
-        self._receive(timeout=0)
+        self._receive(timeout=0.0)
         while (reply := self._replies[ticket]) is None:
             self._receive(timeout=None)
         self.forget(ticket)
@@ -118,6 +118,7 @@ class Workers:
         """Ends the workers, whatever they are doing: they hold nothing that could be lost."""
         for worker in self._workers:
             worker.end()
+            worker.line.close()
         self._selector.close()
         self._workers, self._replies = [], {}
 
@@ -229,7 +230,6 @@ class _Worker:
                 self._code = os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
             except (ProcessLookupError, ChildProcessError):  # somebody else has waited for it
                 self._code = -int(signal.SIGKILL)
-            self.line.close()
         return self._code
 
 
