@@ -82,8 +82,13 @@ class Precision:
     reason: str
 
 
-def choose_precision(name: str, device: torch.device) -> Precision:
+def choose_precision(name: str, device: torch.device, before: str | None = None) -> Precision:
     """Returns the precision for `auto`, `fp32`, `bf16` or `fp16`; `auto` takes bf16 where it is measured faster.
+
+    Args:
+        name: What is asked for.
+        device: Where it is computed.
+        before: What `auto` gave when the run began, if it goes on: a measurement may turn out otherwise now.
 
     Raises:
         UsageError: The name is unknown.
@@ -92,6 +97,8 @@ def choose_precision(name: str, device: torch.device) -> Precision:
         return Precision(DTYPES[name], "asked for")
     if name != "auto":
         raise UsageError(f"precision must be auto, fp32, bf16 or fp16, but is {name!r}.")
+    if before in DTYPES:
+        return Precision(DTYPES[before], "as when the run began")
     probe = 256 if device.type == "cpu" else 0
     slow = matmul_peak(device, torch.float32, probe, 0.02)
     fast = matmul_peak(device, torch.bfloat16, probe, 0.02)

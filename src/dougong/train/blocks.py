@@ -58,11 +58,16 @@ def eager(model: nn.Module) -> contextlib.AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager") if compiled else contextlib.nullcontext()
 
 
-def choose_compile(config: TrainConfig, model: nn.Module, seconds: float | None) -> tuple[bool, str]:
+def choose_compile(
+    config: TrainConfig, model: nn.Module, seconds: float | None, before: bool | None = None
+) -> tuple[bool, str]:
     """Returns whether to compile, and why.
 
     Args:
+        config: What is asked for.
+        model: What would be compiled.
         seconds: How long the run is predicted to compute, if that is known. Compiling takes about half a minute.
+        before: What was chosen when the run began, if it goes on: another choice would round differently.
 
     Raises:
         UsageError: It is asked for, and there is no compiler.
@@ -76,6 +81,8 @@ def choose_compile(config: TrainConfig, model: nn.Module, seconds: float | None)
         return False, "the model has no repeated blocks"
     if lack:
         return False, lack
+    if before is not None:
+        return before, "as when the run began"
     if seconds is not None:
         worth = seconds >= WORTH_SECONDS
         return worth, f"the run will compute for about {_minutes(seconds)}, and compiling takes half a minute"

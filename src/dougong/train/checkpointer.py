@@ -1,114 +1,271 @@
-"""Saving and resuming: when the state goes to the disk, and whether a saved one may be gone on with.
+"""Saving and resuming: when the state goes to the disk, in the background or not, and how it comes back.
 
-Knows the state, the store and what may change between two calls; knows no model and no loop.
+Knows the state and the store; what may change between two calls, `resume.py` knows. Knows no model and no loop.
 """
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from dougong.checkpoint.store import Store, checkpoint_bytes, load
-from dougong.core import log
-from dougong.core.errors import UsageError
-from dougong.core.every import Every
-from dougong.train.config import TrainConfig
-from dougong.train.report import Recorder
-from dougong.train.state import State
+import torch
+from torch import Tensor
 
-MAY_CHANGE = (
-    "steps", "optimizer.lr", "device", "compile", "recompute", "microbatch_size", "max_skipped_steps", "checkpoint",
-    "evaluate", "log", "samples", "profile",
-)  # fmt: skip
+from dougong.checkpoint.store import Checkpoint, Groups, Retention, Store, checkpoint_bytes, load
+from dougong.core import files, log
+from dougong.core.errors import NonFiniteError, UsageError
+from dougong.core.every import Every
+from dougong.train.config import BestConfig, TrainConfig
+from dougong.train.report import Recorder
+from dougong.train.resume import Changes, Resume, environment, guarantee, permitted, precision_name, require_known
+from dougong.train.state import State
 
 
 class Checkpointer:
-    """Saves the state at every multiple of some steps, at the end, and on request; once per step.
+    """Saves the state at every multiple of some steps, at the best evaluation, at the end, and on request.
+
+    First `find`, then `open`, then `settle`; from then on `maybe_save` after each step, and `close` at last.
 
     Args:
-        config: When to save, and how many stay.
+        config: When to save, and what stays.
         folder: The run folder.
-        resume: Go on from the newest checkpoint, if there is one.
+        resume: How to go on from the newest checkpoint, if there is one; None: there must be none.
         identity: What must be equal when resuming, by name; JSON values.
-        state: Gives the type of matrix products.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, resume: bool, identity: Mapping[str, Any], state: State):
-        self.folder, self.resume = folder, resume
-        self.store = Store(folder / "checkpoints", config.checkpoint.keep)
-        self.every = Every(config.checkpoint.every)
-        self.saved = 0
-        self.identity = {
-            "train": config.model_dump(mode="json"),
-            "precision": str(state.dtype).removeprefix("torch."),
-            **identity,
-        }
+    def __init__(self, config: TrainConfig, folder: Path, resume: Resume | None, identity: Mapping[str, Any]):
+        self.config, self.folder, self.resume, self.identity = config, folder, resume, dict(identity)
+        saving = config.checkpoint
+        self.store = Store(folder / "checkpoints", Retention(saving.keep, saving.keep_every, saving.every))
+        self.every = Every(saving.every)
+        self.best = _Best(saving.best)
+        self.saved, self.changes = 0, Changes()
+        self._found: Checkpoint | None = None
+        self._before: Mapping[str, Any] | None = None
+        self._around: dict[str, Any] = {}
+        self._writer, self._copies = ThreadPoolExecutor(1, "checkpoint"), _Copies()
+        self._in_flight: Future[None] | None = None
 
-    def open(self, state: State) -> None:
-        """Clears what a cut-off save left behind and, if the job resumes, loads the newest whole checkpoint.
+    def find(self) -> Mapping[str, Any]:
+        """Clears what a cut-off save left behind and, if the job resumes, reads the newest checkpoint.
+
+        Returns:
+            What was decided when that run began, and must not be decided anew: `precision` and `compile`.
 
         Raises:
-            UsageError: There are checkpoints and the job does not resume; or what must be equal is not.
-            FileError: The checkpoint was changed after it was written.
-            ResourceError: The next checkpoint would not fit on the disk.
+            UsageError: There are checkpoints and the job does not resume.
+            FileError: The checkpoint was changed after it was written, and there is no falling back.
         """
         self.store.clean()
         newest = self.store.newest()
-        if newest is not None and not self.resume:
+        if newest is not None and self.resume is None:
             raise UsageError(
                 f"{self.folder} must be a new run folder, but holds {newest.name}. "
                 "Resume that run, or choose another folder.",
                 name="E-EXISTS",
             )
-        if newest is not None:
-            checkpoint = load(newest)
-            self._require_same(checkpoint.scalars["identity"])
-            state.load(checkpoint.tensors, checkpoint.scalars)
-            self.saved = state.step
-        self.store.require_space(_expected_bytes(state))
+        self._found = None if self.resume is None else self.store.load_newest(self.resume.fallback)
+        return {} if self._found is None else self._found.scalars.get("decisions", {})
+
+    def open(self, state: State) -> None:
+        """Loads what was found, if it is of the same run, and sees that the next checkpoints will fit on the disk.
+
+        Raises:
+            UsageError: What must be equal is not.
+            ResourceError: The next checkpoints would not fit.
+        """
+        train = {**self.config.model_dump(mode="json"), "precision": precision_name(state.dtype)}
+        self.identity = {"train": train, **self.identity}
+        allow = () if self.resume is None else tuple(self.resume.allow)
+        before = {} if self._found is None else self._found.scalars["identity"]
+        require_known(allow, self.identity, before)
+        if self._found is not None:
+            self.changes = permitted(before, self.identity, allow)
+            self.changes.say()
+            self._load(state, self._found)
+            self._before = self._found.scalars.get("environment", {})
+            self._found = None
+        self.store.require_space(_expected_bytes(state) * self._to_come(state))
+
+    def settle(self, state: State, compiled: bool) -> str:
+        """Takes note of how the run computes, which its checkpoints carry; returns what holds when it is resumed."""
+        decisions = {"precision": precision_name(state.dtype), "compile": compiled}
+        self._around = {"decisions": decisions, "environment": environment(state, compiled)}
+        return guarantee(self._before, self._around["environment"], list(self.changes.allowed))
+
+    def note(self, state: State, recorder: Recorder) -> None:
+        """Writes down how the run was resumed, if it was: what holds, what differs, and what was allowed to."""
+        if self._before is not None:
+            holds = guarantee(self._before, self._around["environment"], list(self.changes.allowed))
+            recorder.event("resumed", state.step, guarantee=holds, **self.changes.record())
 
     def maybe_save(self, state: State, recorder: Recorder) -> None:
-        """Saves if it is due."""
-        if self.every.due(state.step, state.config.steps):
-            self.save(state, recorder)
+        """Saves if it is due, in the background if so configured; a save that is under way is waited for first.
 
-    def save(self, state: State, recorder: Recorder) -> None:
-        """Saves the state of this step, unless it is saved. The steps are brought to `run.jsonl` first."""
-        if self.saved == state.step:
+        Raises:
+            ResourceError: This save, or one in the background, failed.
+        """
+        self.poll()
+        best = self.best.observe(state)
+        if not (best or self.every.due(state.step, state.config.steps)) or self.saved == state.step:
             return
-        recorder.flush(sync=True)
-        self.store.save(state.step, state.tensors(), {**state.scalars(), "identity": self.identity})
+        if not self.config.checkpoint.asynchronous:
+            self.save(state, recorder)
+            return
+        self._wait()
+        recorder.flush()
+        tensors = self._copies.take(state.tensors())
+        self._in_flight = self._writer.submit(
+            self._write, state.step, tensors, copy.deepcopy(self._scalars(state)), self.best.step
+        )
         self.saved = state.step
 
-    def _require_same(self, before: Mapping[str, Any]) -> None:
-        changes = _changes(before, self.identity)
-        for name, (old, new) in changes.items():
-            if _may_change(name):
-                log.say(f"{name} was {old} and is now {new}")
-        refused = {name: pair for name, pair in changes.items() if not _may_change(name)}
-        if refused:
-            table = "".join(f"\n  {name}: was {old}, is {new}" for name, (old, new) in refused.items())
-            raise UsageError(
-                f"a resumed run must be the one that was begun, but differs in {len(refused)} of its options:{table}\n"
-                "Undo the changes, or start a new run.",
-                name="E-CHANGED",
+    def save(self, state: State, recorder: Recorder) -> None:
+        """Saves the state of this step, unless it is saved, and waits for it.
+
+        Raises:
+            ResourceError: This save, or one in the background, failed.
+        """
+        self._wait()
+        if self.saved != state.step:
+            recorder.flush()
+            self._write(state.step, state.tensors(), self._scalars(state), self.best.step)
+            self.saved = state.step
+
+    def poll(self) -> None:
+        """Raises what a save in the background ran into, if one did since it was last asked."""
+        if self._in_flight is not None and self._in_flight.done():
+            self._wait()
+
+    def close(self) -> None:
+        """Waits for a save in the background; what it ran into is told, not raised: the run is over."""
+        try:
+            self._wait()
+        except Exception as error:
+            log.warn(f"the last checkpoint was not saved: {error}")
+        finally:
+            self._writer.shutdown()
+
+    def rewind(self, state: State) -> int:
+        """Loads the newest checkpoint whose step is a multiple of `checkpoint.every`, wherever the run was stopped.
+
+        Returns:
+            Its step.
+
+        Raises:
+            NonFiniteError: There is none.
+            FileError: It was changed after it was written.
+        """
+        self._wait()
+        every = self.config.checkpoint.every
+        steps = [step for step in self.store.steps() if every and step % every == 0 and step <= state.step]
+        if not steps:
+            raise NonFiniteError(
+                f"step {state.step}: there must be a checkpoint to go back to, but none is saved yet "
+                f"(train.checkpoint.every is {every}). Lower it, or lower the learning rate."
             )
+        self._load(state, load(self.store.path(steps[-1])))
+        return steps[-1]
+
+    def _load(self, state: State, checkpoint: Checkpoint) -> None:
+        state.load(checkpoint.tensors, checkpoint.scalars)
+        self.best.load(checkpoint.scalars.get("best_checkpoint"))
+        self.saved = state.step
+
+    def _scalars(self, state: State) -> dict[str, Any]:
+        own = {"identity": self.identity, "best_checkpoint": self.best.state(), **self._around}
+        return {**state.scalars(), **own}
+
+    def _write(self, step: int, tensors: Groups, scalars: Mapping[str, Any], best: int | None) -> None:
+        """Writes a checkpoint; `run.jsonl` is brought to the disk first, so that it has every step that is saved."""
+        log_file = self.folder / "run.jsonl"
+        if log_file.is_file():
+            with files.explained(log_file, "written"):
+                files.sync_file(log_file)
+        self.store.save(step, tensors, scalars, best)
+
+    def _wait(self) -> None:
+        under_way, self._in_flight = self._in_flight, None
+        if under_way is not None:
+            under_way.result()
+
+    def _to_come(self, state: State) -> int:
+        """Returns how many more checkpoints there will be at once, at most: one more than stay while one is removed."""
+        here, every = len(self.store.steps()), self.config.checkpoint.every
+        saves = 1 + ((state.config.steps - state.step) // every if every else 0)
+        if self.best.config is not None:
+            saves += (state.config.steps - state.step) // state.config.evaluate.every
+        limit = self.config.checkpoint.keep + 1 + (self.best.config is not None)
+        return max(1, min(limit, here + saves) - here)
 
 
-def _may_change(name: str) -> bool:
-    option = name.removeprefix("train.")
-    return option != name and any(option == may or option.startswith(may + ".") for may in MAY_CHANGE)
+class _Best:
+    """The best evaluation so far: its step and the value that makes it so; without a config, none ever is."""
+
+    def __init__(self, config: BestConfig | None):
+        self.config = config
+        self.step: int | None = None
+        self.value, self.seen = math.nan, 0
+
+    def observe(self, state: State) -> bool:
+        """Takes note of the last evaluation; tells whether it was at this step, and better than all before.
+
+        Raises:
+            UsageError: It has no such figure.
+        """
+        if self.config is None or not state.last or state.evaluated == self.seen:
+            return False
+        metric, self.seen = self.config.metric, state.evaluated
+        if metric not in state.last:
+            if self.step is not None:  # it was there before, and is not finite now
+                return False
+            raise UsageError(
+                f"train.checkpoint.best.metric must be a figure of the evaluation, but is {metric!r}. "
+                f"Known: {', '.join(sorted(state.last))}."
+            )
+        value = state.last[metric]
+        lower = self.config.mode == "lowest"
+        if self.step is None or (value < self.value if lower else value > self.value):
+            self.step, self.value = state.evaluated, value
+            return state.evaluated == state.step
+        return False
+
+    def state(self) -> dict[str, Any] | None:
+        """Returns it as JSON values."""
+        return None if self.step is None else {"step": self.step, "value": self.value, "seen": self.seen}
+
+    def load(self, values: Mapping[str, Any] | None) -> None:
+        """Takes what `state` gave."""
+        self.step, self.value, self.seen = None, math.nan, 0
+        if values is not None and self.config is not None:
+            self.step, self.value, self.seen = values["step"], values["value"], values["seen"]
 
 
-def _changes(before: Any, now: Any, path: str = "") -> dict[str, tuple[Any, Any]]:
-    """Returns what differs between two nested values, by dotted path."""
-    if isinstance(before, Mapping) and isinstance(now, Mapping):
-        names = [*before, *(name for name in now if name not in before)]
-        found = [_changes(before.get(n), now.get(n), f"{path}.{n}" if path else n) for n in names]
-        return {name: pair for inner in found for name, pair in inner.items()}
-    before, now = (list(value) if isinstance(value, tuple) else value for value in (before, now))
-    return {} if before == now else {path: (before, now)}
+class _Copies:
+    """Copies of all tensors in the memory of the CPU, made into those of the last time where they fit."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, dict[str, Tensor]] = {}
+
+    @torch.no_grad()
+    def take(self, tensors: Groups) -> Groups:
+        """Returns copies; the next call overwrites them."""
+        held = self._held
+        self._held = {
+            group: {name: _copied(tensor, held.get(group, {}).get(name)) for name, tensor in named.items()}
+            for group, named in tensors.items()
+        }
+        return self._held
+
+
+def _copied(tensor: Tensor, into: Tensor | None) -> Tensor:
+    if into is None or into.shape != tensor.shape or into.dtype != tensor.dtype:
+        into = torch.empty(tensor.shape, dtype=tensor.dtype)
+    return into.copy_(tensor)
 
 
 def _expected_bytes(state: State) -> int:
