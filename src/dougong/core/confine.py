@@ -1,0 +1,171 @@
+"""The program that shuts itself in and then becomes another: namespaces, limits, Landlock, no way back (Linux).
+
+Started by `isolation.py` as a script of its own, with the standard library alone. Knows the kernel's calls; does not
+know what it runs. It makes a chain: the launcher, the first process of the new namespace, and the worker, which becomes
+the command. When one of the first two ends, the kernel ends all that the command may have left running.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import resource
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+_NEW_MOUNTS, _NEW_NAMES, _NEW_MESSAGES = 0x00020000, 0x04000000, 0x08000000
+_NEW_USERS, _NEW_PROCESSES, _NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
+_ALL = _NEW_USERS | _NEW_NETWORK | _NEW_PROCESSES | _NEW_MOUNTS | _NEW_MESSAGES | _NEW_NAMES
+_DIE_WITH_PARENT, _DROP_FROM_BOUND, _NO_NEW_PRIVILEGES = 1, 24, 38  # of prctl
+_PRIVATE_MOUNTS = (1 << 14) | (1 << 18)
+_CREATE_RULESET, _ADD_RULE, _RESTRICT = 444, 445, 446  # Landlock's calls, the same on every architecture
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1, 2, 4, 8
+_TRUNCATE, _DEVICE_CALLS = 1 << 14, 1 << 15
+_OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _DEVICE_CALLS  # what can be allowed of a file
+_NOBODY = 65534
+_CANNOT = 7
+
+_libc: Any = ctypes.CDLL(None, use_errno=True)
+
+
+def main() -> None:
+    """Reads what is to be done from the one argument (JSON), and does it; what holds is told on a descriptor."""
+    spec = json.loads(sys.argv[1])
+    try:
+        _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        held = _enter_namespaces()
+        if "processes" in held and (first := os.fork()):
+            os.close(spec["report"])
+            os.waitpid(first, 0)
+            os._exit(0)
+        _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        if "mounts" in held:
+            _renew_proc()
+        if worker := os.fork():
+            _tend(worker, spec["report"])
+        _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+        held |= _shut_in(spec)
+        if missing := set(spec["needs"]) - held:
+            raise OSError(0, f"no wall around {', '.join(sorted(missing))}")
+        _tell(spec["report"], "held " + " ".join(sorted(held)))
+        os.set_inheritable(spec["report"], False)
+        os.execve(spec["command"][0], spec["command"], spec["environment"])
+    except OSError as error:
+        _tell(spec["report"], f"cannot {error.strerror or error}")
+        os._exit(_CANNOT)
+
+
+def _enter_namespaces() -> set[str]:
+    """Leaves the users, network, processes and mounts of the machine; returns which of them."""
+    uid, gid = os.geteuid(), os.getegid()
+    for flags, held in (
+        (_ALL, {"network", "processes", "mounts"}),
+        (_NEW_USERS | _NEW_NETWORK, {"network"}),
+        (_NEW_NETWORK, {"network"}),  # of the superuser, where the kernel has no namespaces of users
+    ):
+        if _libc.unshare(flags) == 0:
+            if flags & _NEW_USERS:
+                _map_user(uid, gid)
+            return held
+    return set()
+
+
+def _map_user(uid: int, gid: int) -> None:
+    """Is nobody inside and oneself outside, so that own files can be read and no superuser is left."""
+    for name, content in (("setgroups", "deny"), ("uid_map", f"{_NOBODY} {uid} 1"), ("gid_map", f"{_NOBODY} {gid} 1")):
+        descriptor = os.open(f"/proc/self/{name}", os.O_WRONLY)
+        try:
+            os.write(descriptor, content.encode())
+        finally:
+            os.close(descriptor)
+
+
+def _renew_proc() -> None:
+    """Shows the processes of the new namespace alone, where the system lets it; else Landlock shows no other."""
+    if _libc.mount(None, b"/", None, _PRIVATE_MOUNTS, None) == 0:
+        _libc.mount(b"proc", b"/proc", b"proc", 0, None)
+
+
+def _tend(worker: int, report: int) -> None:
+    """Waits as the first process of the namespace, and tells how the worker ended; all others end with this one."""
+    while True:
+        ended, status = os.wait()
+        if ended == worker:
+            _tell(report, f"status {status}")
+            os._exit(0)
+
+
+def _shut_in(spec: Mapping[str, Any]) -> set[str]:
+    """Sets limits and gives up every privilege; returns what Landlock holds beyond that."""
+    for name, most in spec["limits"].items():
+        _limit(getattr(resource, f"RLIMIT_{name}"), most)
+    for capability in range(64):
+        _libc.prctl(_DROP_FROM_BOUND, capability, 0, 0, 0)  # fails beyond the last, and where there is none
+    nothing = (ctypes.c_uint32 * 6)()
+    _check(_libc.capset(ctypes.byref((ctypes.c_uint32 * 2)(0x20080522, 0)), ctypes.byref(nothing)))
+    _prctl(_NO_NEW_PRIVILEGES, 1)
+    return _landlock([*spec["readable"], "/proc/self"], spec["writable"])
+
+
+def _limit(kind: int, most: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    told_first = kind == resource.RLIMIT_CPU and hard != most  # by a signal of its own, a second before the end
+    resource.setrlimit(kind, (most, most + 1 if told_first else most))
+
+
+def _landlock(readable: Sequence[str], writable: Sequence[str]) -> set[str]:
+    """Allows files to be read and written below these paths alone; returns `files`, or nothing on an old kernel."""
+    version = _libc.syscall(_CREATE_RULESET, None, 0, 1)
+    if version < 1:
+        return set()
+    every = (1 << {1: 13, 2: 14, 3: 15, 4: 15}.get(version, 16)) - 1
+    network, scopes = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
+    rights = (ctypes.c_uint64 * 3)(every, network, scopes)
+    size = 8 if version < 4 else 16 if version < 6 else 24
+    ruleset = _check(_libc.syscall(_CREATE_RULESET, ctypes.byref(rights), size, 0))
+    for path in readable:
+        _allow(ruleset, path, _EXECUTE | _READ_FILE | _READ_FOLDER)
+    for path in ("/dev/null", "/dev/urandom", "/dev/zero", *writable):
+        _allow(ruleset, path, every)
+    _check(_libc.syscall(_RESTRICT, ruleset, 0))
+    os.close(ruleset)
+    return {"files"}
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        descriptor = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # what is not there need not be allowed
+    try:
+        handled = rights if os.path.isdir(path) else rights & _OF_FILES
+        rule = handled.to_bytes(8, sys.byteorder) + descriptor.to_bytes(4, sys.byteorder)
+        if _libc.syscall(_ADD_RULE, ruleset, 1, rule, 0):
+            handled &= _EXECUTE | _WRITE_FILE | _READ_FILE  # on kernels without the later ones
+            rule = handled.to_bytes(8, sys.byteorder) + descriptor.to_bytes(4, sys.byteorder)
+            _check(_libc.syscall(_ADD_RULE, ruleset, 1, rule, 0))
+    finally:
+        os.close(descriptor)
+
+
+def _prctl(option: int, value: int) -> None:
+    _check(_libc.prctl(option, value, 0, 0, 0))
+
+
+def _check(answer: int) -> int:
+    if answer < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return answer
+
+
+def _tell(report: int, line: str) -> None:
+    os.write(report, f"{line}\n".encode())
+
+
+if __name__ == "__main__":
+    main()
