@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,19 +91,26 @@ class SquaresMetric:
 
 
 class SmallBatches:
-    """Batch `k` is a function of `k`; `poison` makes one step's loss NaN."""
+    """Batch `k` is a function of `k`; `poison` makes the loss of some batches NaN, `loud` multiplies that of others."""
 
-    def __init__(self, size: int = 12, poison: int | None = None, dtype: torch.dtype = torch.float32):
-        self.size, self.poison, self.dtype = size, poison, dtype
+    def __init__(
+        self,
+        size: int = 12,
+        poison: int | Sequence[int] | None = None,
+        dtype: torch.dtype = torch.float32,
+        loud: Mapping[int, float] | None = None,
+    ):
+        self.size, self.dtype, self.loud = size, dtype, loud or {}
+        self.poison = (poison,) if isinstance(poison, int) else poison or ()
 
-    def __getitem__(self, step: int) -> Batch:
-        generator = seeds.generator(7, "data", step)
+    def __getitem__(self, number: int) -> Batch:
+        generator = seeds.generator(7, "data", number)
         x = torch.randn(self.size, 8, generator=generator, dtype=self.dtype)
-        y = x.sum(1).sin()
+        y = x.sum(1).sin() * self.loud.get(number, 1.0)
         weight = torch.randint(0, 4, (self.size,), generator=generator).to(self.dtype)
-        if step == self.poison:
+        if number in self.poison:
             y = y * float("nan")
-        samples = torch.arange(step * self.size, (step + 1) * self.size)
+        samples = torch.arange(number * self.size, (number + 1) * self.size)
         return Batch({"x": x, "y": y, "weight": weight}, samples)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,11 @@ import torch
 from dougong.checkpoint.store import Store
 from dougong.core import log
 from dougong.core.config import Config, try_validate
-from dougong.core.errors import UsageError
+from dougong.core.errors import NonFiniteError, UsageError
 from dougong.train.config import TrainConfig
+from dougong.train.interrupt import Interruption
 from dougong.train.loop import batch_sizes, fit
-from dougong.train.report import Report
+from dougong.train.report import Report, read_run
 from tests.train.small import Small, SmallBatches, config, equal, job, validation, weights
 from tests.train.test_optim import FIELDS
 
@@ -124,9 +126,51 @@ def test_device_decides_where_the_model_goes(tmp_path: Path) -> None:
         ran(tmp_path / "tpu", device="tpu")
 
 
-def test_max_skipped_steps_lets_a_run_survive_a_bad_batch(tmp_path: Path) -> None:
-    reports = ran(tmp_path, max_skipped_steps=1, batches=SmallBatches(poison=3))[1]
-    assert [report.step for report in reports if report.skipped] == [4]
+def test_on_nonfinite_and_its_limit_decide_whether_a_run_survives_bad_batches(tmp_path: Path) -> None:
+    def steps(name: str, **options: Any) -> list[int]:
+        reports: list[Report] = []
+        batches = SmallBatches(poison=(3, 4))
+        with contextlib.suppress(NonFiniteError):
+            fit(job(tmp_path / name, batches=batches, checkpoint={"every": 2}, observers=[reports.append], **options))
+        return [report.step for report in reports if not report.skipped]
+
+    assert steps("stop") == [1, 2, 3]
+    assert steps("skip", on_nonfinite="skip") == [1, 2, 3, 6, 7, 8]
+    assert steps("skip one", on_nonfinite="skip", max_nonfinite=1) == [1, 2, 3]
+    assert steps("rewind", on_nonfinite="rewind") == [1, 2, 3, 3, 3, 4, 5, 6, 7, 8]
+    assert steps("rewind once", on_nonfinite="rewind", max_nonfinite=1) == [1, 2, 3, 3]
+
+
+def test_every_field_of_spike_decides_when_a_run_warns_or_goes_back(tmp_path: Path) -> None:
+    def found(name: str, **options: Any) -> list[tuple[str, int]]:
+        batches = SmallBatches(loud={16: 40.0, 18: 5.0, 20: 40.0})
+        run = {"steps": 24, "checkpoint": {"every": 5}, "optimizer": {"name": "sgd", "lr": 1e-5}, "batches": batches}
+        with contextlib.suppress(NonFiniteError):
+            fit(job(tmp_path / name, **run, spike=options or None))
+        events = read_run(tmp_path / name)[1]
+        return [(event["event"], event["step"]) for event in events if event["event"] in ("spike", "rewind")]
+
+    assert found("none") == []
+    assert found("window", window=10, threshold=100.0) == [("spike", 17), ("spike", 21)]
+    assert found("a window longer than the run", window=30, threshold=100.0) == []
+    assert found("threshold", window=10, threshold=10.0) == [("spike", 17), ("spike", 19), ("spike", 21)]
+    going_back = {"window": 10, "threshold": 100.0, "action": "rewind"}
+    assert found("action", **going_back) == [("rewind", 17)]
+    assert found("pass over", **going_back, pass_over=1) == [("rewind", 17), ("rewind", 20)]
+    assert found("max rewinds", **going_back, pass_over=1, max_rewinds=1) == [("rewind", 17)]
+
+
+def test_grace_is_how_long_a_signal_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[float] = []
+
+    class Noting(Interruption):
+        def __init__(self, grace: float):
+            given.append(grace)
+            super().__init__(grace)
+
+    monkeypatch.setattr("dougong.train.loop.Interruption", Noting)
+    ran(tmp_path, grace=7.0)
+    assert given == [7.0]
 
 
 def test_checkpoint_every_and_keep_decide_what_is_on_the_disk(tmp_path: Path) -> None:
@@ -173,10 +217,11 @@ def test_profile_start_and_steps_decide_what_is_traced(tmp_path: Path) -> None:
 
 def test_every_option_is_shown_to_change_something() -> None:
     here = {name.partition(".")[0] for name in CHANGES_THE_WEIGHTS}
-    here |= {"batch_size", "batch_ramp", "microbatch_size", "device", "max_skipped_steps", "checkpoint", "evaluate"}
-    here |= {"log", "profile"}
-    # compile and recompute: tests/train/test_blocks.py; samples: the run draws them, which has the engine.
-    assert here | {"compile", "recompute", "samples"} == set(TrainConfig.model_fields)
+    here |= {"batch_size", "batch_ramp", "microbatch_size", "device", "checkpoint", "evaluate"}
+    here |= {"log", "profile", "on_nonfinite", "max_nonfinite", "spike", "grace"}
+    # compile and recompute: tests/train/test_blocks.py; samples: the run draws them, which has the engine; workers:
+    # tests/data/test_workers.py.
+    assert here | {"compile", "recompute", "samples", "workers"} == set(TrainConfig.model_fields)
     optimizers = {_name(c) for c in _choices("optimizer")}
     assert optimizers == set(FIELDS)
     assert {_name(c) for c in _choices("schedule")} == set(SCHEDULES)
@@ -209,6 +254,14 @@ def _name(config_class: type[Config]) -> str:
         ({"batch_size": 4, "batch_ramp": {"start": 4, "steps": 2}}, "train.batch_ramp must start below batch_size"),
         ({"steps": 5, "schedule": {"name": "cosine", "warmup_steps": 5}}, "train.schedule must warm up in fewer"),
         ({"steps": 5, "profile": {"start": 4, "steps": 2}}, "train.profile must end before the last step"),
+        ({"max_nonfinite": 3}, "train.max_nonfinite needs on_nonfinite: skip or rewind, but on_nonfinite is stop."),
+        ({"on_nonfinite": "rewind", "checkpoint": {"every": 0}}, "train.on_nonfinite needs checkpoints to go back to"),
+        (
+            {"spike": {"action": "rewind"}, "checkpoint": {"every": 0}},
+            "train.spike.action needs checkpoints to go back to, but checkpoint.every is 0.",
+        ),
+        ({"spike": {"pass_over": 3}}, "train.spike.pass_over needs action: rewind, but action is warn."),
+        ({"spike": {"max_rewinds": 3}}, "train.spike.max_rewinds needs action: rewind, but action is warn."),
         ({"checkpoint": {"keep": 1}}, "train.checkpoint.keep must be at least 2, but is 1."),
     ],
 )

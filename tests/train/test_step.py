@@ -152,16 +152,17 @@ class BadGradient(Squares):
 
 def test_the_first_bad_tensor_is_named() -> None:
     state = State.create(config(), Small())
-    with pytest.raises(NonFiniteError, match=r"the gradient of out\.bias is not"):
+    with pytest.raises(NonFiniteError, match=r"the gradient of out\.bias of out \(Linear\) is not finite"):
         optimizer_step(state, SmallBatches()[0], BadGradient())
 
 
 def test_allowed_steps_are_skipped_and_counted_and_no_more() -> None:
-    state = State.create(config(max_skipped_steps=1), Small())
+    state = State.create(config(on_nonfinite="skip", max_nonfinite=1), Small())
     before = weights(state.model)
     report = optimizer_step(state, SmallBatches(poison=0)[0], Squares())
     assert report.skipped
-    assert (state.step, state.skipped) == (1, 1)
+    assert report.reason.startswith("step 1: every number must be finite, but the loss is not (samples 0 to 11).")
+    assert (state.step, state.skipped, state.nonfinite) == (1, 1, 1)
     assert equal(before, weights(state.model))
     assert not optimizer_step(state, SmallBatches()[1], Squares()).skipped
     with pytest.raises(NonFiniteError, match=r"1 such steps were allowed"):

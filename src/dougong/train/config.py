@@ -250,6 +250,15 @@ class BatchRampConfig(Config):
     """Steps until the full size is reached."""
 
 
+class BestConfig(Config):
+    """Which evaluation is the best."""
+
+    metric: str = "loss"
+    """The figure of the evaluation that decides."""
+    mode: Literal["lowest", "highest"] = "lowest"
+    """Which value of it is the best."""
+
+
 class CheckpointConfig(Config):
     """When the whole state is saved. It is always saved at the last step, and when the run is asked to stop."""
 
@@ -257,6 +266,21 @@ class CheckpointConfig(Config):
     """Steps between checkpoints; 0 saves at the last step alone."""
     keep: Annotated[int, Field(ge=2)] = 2
     """How many of the newest checkpoints stay on the disk."""
+    keep_every: NonNegativeInt = 0
+    """Checkpoints at multiples of this many steps are never removed; 0 is none."""
+    best: BestConfig | None = None
+    """Save also whenever an evaluation is the best so far, and keep that checkpoint."""
+    asynchronous: bool = True
+    """Write while training goes on, from a copy of the state in memory; the bytes are the same."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong between the fields."""
+        if self.keep_every and (not self.every or self.keep_every % self.every):
+            yield Fault(
+                "keep_every",
+                f"must be a multiple of every, or nothing is saved to keep, but {self.keep_every} is none of "
+                f"{self.every}. Try {self.every or 500} for both.",
+            )
 
 
 class EvaluateConfig(Config):
@@ -297,6 +321,37 @@ class ProfileConfig(Config):
     """How many steps are traced."""
 
 
+class SpikeConfig(Config):
+    """Watches for a loss far above the last ones; going back is the remedy of Chowdhery et al. 2022, section 5.1."""
+
+    window: Annotated[int, Field(ge=10)] = 100
+    """How many losses a new one is held against; until there are so many, none is a spike."""
+    threshold: PositiveFloat = 10.0
+    """Median absolute deviations above the median from which a loss is a spike."""
+    action: Literal["warn", "rewind"] = "warn"
+    """`warn` says so; `rewind` also goes back to the last checkpoint and passes over the batches around the spike."""
+    pass_over: PositiveInt | None = None
+    """Batches passed over after going back, the spike's own in their middle; 100 if absent."""
+    max_rewinds: PositiveInt | None = None
+    """How often the run goes back before it ends with exit code 5; 3 if absent."""
+
+    @property
+    def window_passed_over(self) -> int:
+        """How many batches are passed over."""
+        return self.pass_over or 100
+
+    @property
+    def rewinds_allowed(self) -> int:
+        """How often the run goes back."""
+        return self.max_rewinds or 3
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong between the fields."""
+        for name in ("pass_over", "max_rewinds"):
+            if self.action == "warn" and getattr(self, name) is not None:
+                yield Fault(name, "needs action: rewind, but action is warn. Set action: rewind, or remove it.")
+
+
 class TrainConfig(Config):
     """How a model is trained."""
 
@@ -308,6 +363,8 @@ class TrainConfig(Config):
     """Examples per step; `all` takes every training example at each step."""
     microbatch_size: PositiveInt | None = None
     """Examples per forward and backward pass; the whole batch if absent. Changes memory and speed, not the update."""
+    workers: NonNegativeInt = 0
+    """Processes that prepare batches; 0: a thread, which is enough where a batch is soon made. No value changes."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """The type of matrix products; weights stay in fp32. `auto` takes bf16 where it is measured faster."""
     device: str = "auto"
@@ -330,8 +387,14 @@ class TrainConfig(Config):
     """Stop when the validation loss no longer falls."""
     batch_ramp: BatchRampConfig | None = None
     """Start with a smaller batch."""
-    max_skipped_steps: NonNegativeInt = 0
-    """Steps with a non-finite loss or gradient that may be skipped (no weight changes) before the run fails."""
+    on_nonfinite: Literal["stop", "skip", "rewind"] = "stop"
+    """When a loss or gradient is NaN or infinite: end; leave the update out; or go back and pass over the batch."""
+    max_nonfinite: PositiveInt | None = None
+    """How often the run skips or rewinds for that before it ends with exit code 5; 10 if absent."""
+    spike: SpikeConfig | None = SpikeConfig()
+    """What is done about a loss far above the last ones; null watches for none."""
+    grace: PositiveFloat = 30.0
+    """Seconds after a signal in which the step and the save must be done; then the run ends without."""
     checkpoint: CheckpointConfig = CheckpointConfig()
     """When the state is saved."""
     evaluate: EvaluateConfig = EvaluateConfig()
@@ -359,6 +422,28 @@ class TrainConfig(Config):
             )
         if self.profile is not None and self.profile.start + self.profile.steps > self.steps:
             yield Fault("profile", "must end before the last step, or nothing is traced. Lower start or steps.")
+        if self.checkpoint.best is not None and not self.evaluate.every:
+            yield Fault("checkpoint.best", "needs evaluations while training, but evaluate.every is 0. Raise it.")
+        yield from self._nonfinite_faults()
+
+    @property
+    def nonfinite_allowed(self) -> int:
+        """How often a number that is not finite is skipped or gone back from."""
+        return self.max_nonfinite or 10
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether anything makes the run go back to a checkpoint."""
+        return self.on_nonfinite == "rewind" or (self.spike is not None and self.spike.action == "rewind")
+
+    def _nonfinite_faults(self) -> Iterator[Fault]:
+        if self.on_nonfinite == "stop" and self.max_nonfinite is not None:
+            yield Fault(
+                "max_nonfinite", "needs on_nonfinite: skip or rewind, but on_nonfinite is stop. Set it, or remove this."
+            )
+        if self.rewinds and not self.checkpoint.every:
+            field = "on_nonfinite" if self.on_nonfinite == "rewind" else "spike.action"
+            yield Fault(field, "needs checkpoints to go back to, but checkpoint.every is 0. Raise it.")
 
     def _ramp_faults(self, ramp: BatchRampConfig) -> Iterator[Fault]:
         if self.batch_size == "all":

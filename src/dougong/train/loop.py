@@ -22,14 +22,18 @@ from dougong.core.contracts import Batch, Task
 from dougong.core.device import choose_device, choose_precision, matmul_peak
 from dougong.core.errors import Preempted
 from dougong.core.every import Every
+from dougong.core.injection import strike
 from dougong.data.loader import BatchSizes
 from dougong.train.blocks import choose_compile, prepared_blocks
 from dougong.train.checkpointer import Checkpointer
 from dougong.train.config import TrainConfig
 from dougong.train.evaluate import Evaluator
 from dougong.train.interrupt import Interruption
+from dougong.train.nonfinite import NonFiniteStep, require_finite_weights
 from dougong.train.profile import Profiler
 from dougong.train.report import Recorder, versions
+from dougong.train.resume import Resume, resume_of
+from dougong.train.rewind import Rewinder
 from dougong.train.state import State
 from dougong.train.step import Report, optimizer_step
 
@@ -38,7 +42,7 @@ from dougong.train.step import Report, optimizer_step
 class Batches(Protocol):
     """The training batches: batch `k` is a function of `k`."""
 
-    def __getitem__(self, step: int) -> Batch: ...
+    def __getitem__(self, number: int) -> Batch: ...
 
 
 @runtime_checkable
@@ -63,7 +67,7 @@ class Job:
         batches: The training batches. If it has `prefetching(start)`, a context manager, the loop enters it.
         folder: The run folder, which exists; the caller holds its lock.
         validation: Gives a fresh iterator over the validation batches, in order; None skips evaluation.
-        resume: Go on from the newest whole checkpoint in the folder, if there is one.
+        resume: Go on from the newest checkpoint in the folder, if there is one; True is with nothing allowed.
         flops_per_sample: Floating point operations of forward and backward over one sample, for the MFU.
         facts: What the report shows beside the curves, by name; for people.
         identity: What must be equal when resuming, by name (model, data fingerprint, ...); JSON values.
@@ -77,7 +81,7 @@ class Job:
     batches: Batches
     folder: Path
     validation: Callable[[], Iterable[Batch]] | None = None
-    resume: bool = False
+    resume: Resume | bool | None = None
     flops_per_sample: float | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
@@ -111,28 +115,33 @@ def fit(job: Job) -> Outcome:
     the trackers' files and the checkpoints into the run folder; `page.write_page` makes `report.html` of them.
 
     Raises:
-        Preempted: SIGINT or SIGTERM arrived; the state is saved.
-        NonFiniteError: The loss or a gradient is NaN or infinite; no weight was changed by it.
+        Preempted: SIGINT, SIGTERM or SIGUSR1 arrived; the state is saved.
+        NonFiniteError: The loss or a gradient is NaN or infinite, and the run does not skip or go back for it, or has
+            done so too often; no weight was changed by it.
         ResourceError: The disk is full; older checkpoints are intact.
         UsageError: A resumed run was changed in what must be equal.
     """
     begin, config = time.perf_counter(), job.config
     device = choose_device(config.device)
-    precision = choose_precision(config.precision, device)
+    checkpointer = Checkpointer(config, job.folder, resume_of(job.resume), job.identity)
+    decided = checkpointer.find()
+    precision = choose_precision(config.precision, device, decided.get("precision"))
     state = State.create(config, job.model.to(device), precision.dtype)
-    checkpointer = Checkpointer(config, job.folder, job.resume, job.identity, state)
     checkpointer.open(state)
     meter = Meter(job, state)
-    compiled, reason = choose_compile(config, job.model, meter.predicted_seconds(state))
+    compiled, reason = choose_compile(config, job.model, meter.predicted_seconds(state), decided.get("compile"))
     with contextlib.ExitStack() as stack:
-        interruption = stack.enter_context(Interruption())
+        interruption = stack.enter_context(Interruption(config.grace))
         item = getattr(job.task, "item", "items")
         recorder = stack.enter_context(Recorder(job.folder, config.steps, config.log.every, config.log.trackers, item))
         notes = {"precision": f"{str(precision.dtype).removeprefix('torch.')}: {precision.reason}"}
         notes |= {"compile": f"{'yes' if compiled else 'no'}: {reason}", "device": str(device)}
+        notes |= {"guarantee": checkpointer.settle(state, compiled)}
         _say_start(recorder, job, state, notes)
+        checkpointer.note(state, recorder)
+        stack.callback(checkpointer.close)
         stack.enter_context(prepared_blocks(job.model, compiled, config.recompute))
-        stack.enter_context(_prefetching(job.batches, state.step))
+        stack.enter_context(_prefetching(job.batches, state.batch_number))
         profiler = stack.enter_context(Profiler(config.profile, job.folder / "profile.json"))
         evaluator = Evaluator(
             Every(config.evaluate.every),
@@ -141,7 +150,8 @@ def fit(job: Job) -> Outcome:
             config.evaluate.batches,
             lambda: interruption.asked is None,
         )
-        _run(job, state, _Parts(interruption, recorder, profiler, evaluator, checkpointer, meter))
+        rewinder = Rewinder(config, checkpointer, recorder)
+        _run(job, state, _Parts(interruption, recorder, profiler, evaluator, checkpointer, meter, rewinder))
     state.place_final_weights()
     reason = "early stopping" if state.stopping.stopped else "done"
     return Outcome(state.step, reason, state.last, state.best, time.perf_counter() - begin)
@@ -157,35 +167,77 @@ class _Parts:
     evaluator: Evaluator
     checkpointer: Checkpointer
     meter: Meter
+    rewinder: Rewinder
 
 
 def _run(job: Job, state: State, parts: _Parts) -> None:
-    """The loop. An evaluation that an interruption cut short is made up for before the first step."""
+    """The loop. An evaluation that an interruption cut short is made up for before the next step."""
     job.model.train()
-    if (figures := parts.evaluator.maybe_run(state)) is not None:
-        parts.recorder.event("evaluation", state.step, evaluation=figures)
+    _make_up_evaluation(state, parts)
     while not state.done:
-        parts.meter.start()
-        batch = job.batches[state.step]
-        parts.meter.got_batch()
-        report = parts.meter.timed(optimizer_step(state, batch, job.task), len(batch))
-        parts.profiler.step()
+        report = _step(job, state, parts)
+        if report is None:
+            _make_up_evaluation(state, parts)
+            continue
         report = replace(report, evaluation=parts.evaluator.maybe_run(state))
         parts.recorder.write(report)
         for attachment in job.attachments:
             attachment.maybe_run(state, report)
         for observer in job.observers:
             observer(report)
+        strike("step", state.step)
         parts.checkpointer.maybe_save(state, parts.recorder)
         if parts.interruption.asked is not None:
-            parts.checkpointer.save(state, parts.recorder)
-            raise Preempted(
-                f"{parts.interruption.asked} asked the run to stop; its state is saved at step {state.step}. "
-                "The same command with --resume goes on from there."
-            )
+            _save_and_leave(state, parts)
     parts.checkpointer.save(state, parts.recorder)
     reason = "early stopping" if state.stopping.stopped else "done"
     parts.recorder.event("end", state.step, reason=reason, **_measured_bytes(state))
+
+
+def _step(job: Job, state: State, parts: _Parts) -> Report | None:
+    """Does a step and returns its report, timed; None where the run went back to a checkpoint instead.
+
+    Raises:
+        NonFiniteError: A number was not finite, or a loss was a spike, and the run is not to go on from there.
+    """
+    number = state.batch_number
+    parts.meter.start()
+    batch = job.batches[number]
+    parts.meter.got_batch()
+    try:
+        report = optimizer_step(state, batch, job.task)
+        if Every(job.config.checkpoint.every).due(state.step, job.config.steps):
+            require_finite_weights(state)
+    except NonFiniteStep as error:
+        parts.rewinder.after_nonfinite(state, number, error)
+        return None
+    report = parts.meter.timed(report, len(batch))
+    parts.profiler.step()
+    if report.reason:
+        log.warn(f"{report.reason} The update is left out, as train.on_nonfinite says.")
+    if parts.rewinder.after_spike(state, number, report):
+        return None
+    return report
+
+
+def _make_up_evaluation(state: State, parts: _Parts) -> None:
+    if (figures := parts.evaluator.maybe_run(state)) is not None:
+        parts.recorder.event("evaluation", state.step, evaluation=figures)
+
+
+def _save_and_leave(state: State, parts: _Parts) -> None:
+    """Saves, and ends the run as one that can be gone on with.
+
+    Raises:
+        Preempted: Always.
+        NonFiniteError: There is nothing that may be saved.
+    """
+    require_finite_weights(state)
+    parts.checkpointer.save(state, parts.recorder)
+    raise Preempted(
+        f"{parts.interruption.asked} asked the run to stop; its state is saved at step {state.step}. "
+        "The same command with --resume goes on from there."
+    )
 
 
 def _measured_bytes(state: State) -> dict[str, int]:

@@ -129,7 +129,9 @@ def as_record(report: Report) -> dict[str, Any]:
     """Returns a report as JSON values: what is empty is left out, what is not finite is null."""
     values = {field.name: getattr(report, field.name) for field in fields(report)}
     return {
-        name: _json(value) for name, value in values.items() if not (value is None or value is False or value == {})
+        name: _json(value)
+        for name, value in values.items()
+        if not (value is None or value is False or value in ({}, ""))
     }
 
 

@@ -21,6 +21,7 @@ from dougong.train.blocks import eager
 from dougong.train.config import EarlyStoppingConfig, TrainConfig
 from dougong.train.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
 from dougong.train.schedule import Schedule
+from dougong.train.spike import SpikeDetector
 
 
 @dataclass
@@ -89,11 +90,19 @@ class State:
         dtype: The type of matrix products.
         step: Steps done.
         skipped: How many of these changed nothing: fp16 overflowed, or a number was not finite.
-        nonfinite: How many of these count against `max_skipped_steps`.
+        nonfinite: How many of these count against `max_nonfinite`.
         items: Items (tokens) seen.
         evaluated: The step of the last evaluation.
         last, best: The figures of the last evaluation, and of the one with the lowest loss.
         scale: The loss scale of fp16.
+        spikes: What watches for loss spikes.
+        passed_over: Ranges [first, last] of numbers of batches that are never asked for again, ascending and disjoint.
+        rewinds: How often the run went back, by cause; a cause that never struck is absent.
+
+    Going back to a checkpoint (`rewind.py`) loads all of this but the last two, which are what the run has learnt since
+    and must not forget: forgotten, it would meet the same batch again, for ever. All else belongs to the steps that are
+    done again, the updates skipped among them (and so their count), the losses that spikes are held against, and the
+    scale of fp16. A run killed after going back meets the batch again, finds the same, and goes back to the same place.
     """
 
     config: TrainConfig
@@ -112,6 +121,9 @@ class State:
     last: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     scale: LossScale = field(default_factory=LossScale)
+    spikes: SpikeDetector = field(default_factory=lambda: SpikeDetector(None))
+    passed_over: list[tuple[int, int]] = field(default_factory=list)
+    rewinds: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def create(cls, config: TrainConfig, model: nn.Module, dtype: torch.dtype = torch.float32) -> State:
@@ -129,6 +141,7 @@ class State:
             Stopping(config.early_stopping),
             dtype,
             scale=LossScale(2.0**16, dynamic=True) if dtype == torch.float16 else LossScale(),
+            spikes=SpikeDetector(config.spike),
         )
 
     @property
@@ -140,6 +153,24 @@ class State:
     def done(self) -> bool:
         """Whether the run is over."""
         return self.step >= self.config.steps or self.stopping.stopped
+
+    @property
+    def batch_number(self) -> int:
+        """The number of the next step's batch: that of the step, counted from 0, beyond what is passed over."""
+        number = self.step
+        for first, last in self.passed_over:
+            number += last - first + 1 if first <= number else 0
+        return number
+
+    def pass_over(self, first: int, last: int) -> None:
+        """Leaves a range of batches out, from the first that is still to come."""
+        merged: list[tuple[int, int]] = []
+        for begin, end in sorted([*self.passed_over, (max(first, self.batch_number), last)]):
+            if merged and begin <= merged[-1][1] + 1:
+                merged[-1] = (merged[-1][0], max(end, merged[-1][1]))
+            else:
+                merged.append((begin, end))
+        self.passed_over = merged
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         """Gives the context in which matrix products run in the state's type."""
@@ -204,6 +235,9 @@ class State:
                 "bad": self.stopping.bad,
             },
             "scale": [self.scale.value, self.scale.good],
+            "spikes": self.spikes.state(),
+            "passed_over": [list(numbers) for numbers in self.passed_over],
+            "rewinds": self.rewinds,
         }
 
     @torch.no_grad()
@@ -227,6 +261,9 @@ class State:
         best = scalars["stopping"]["best"]
         self.stopping.best, self.stopping.bad = math.inf if best is None else best, scalars["stopping"]["bad"]
         self.scale.value, self.scale.good = scalars["scale"]
+        self.spikes.load(scalars["spikes"])
+        self.passed_over = [(first, last) for first, last in scalars["passed_over"]]
+        self.rewinds = dict(scalars["rewinds"])
 
 
 def _once(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from dougong.core import seed as seeds
-from dougong.core.contracts import Batch, Task
-from dougong.core.errors import NonFiniteError, UsageError
+from dougong.core.contracts import Batch, Loss, Task
+from dougong.core.errors import UsageError
+from dougong.core.injection import strike
+from dougong.train.nonfinite import NonFiniteStep, first_bad
 from dougong.train.optim import set_learning_rate
 from dougong.train.state import State
+
+ADVICE = "Lower the learning rate, add clip_norm or warm-up, or look at these samples."
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,8 @@ class Report:
         items: Weight of the batch: how many items (tokens) count.
         samples: Global numbers of the examples, as ranges [first, last].
         parts: Further means by name, contained in the loss.
-        skipped: The update was left out, because a number was not finite.
+        skipped: The update was left out: fp16 overflowed, or a number was not finite.
+        reason: Which number that was, where the run skips such steps.
         seconds: Of the whole step: waiting for the batch, computing, evaluating and saving not included.
         data_seconds: Of these, waiting for the batch.
         items_per_second: Items over seconds.
@@ -48,6 +53,7 @@ class Report:
     samples: Sequence[tuple[int, int]]
     parts: Mapping[str, float] = field(default_factory=dict)
     skipped: bool = False
+    reason: str = ""
     seconds: float = 0.0
     data_seconds: float = 0.0
     items_per_second: float = 0.0
@@ -72,15 +78,17 @@ def optimizer_step(state: State, batch: Batch, task: Task) -> Report:
     batch, however it is cut into microbatches (law 2). There is one wait for the device, before the update.
 
     Raises:
-        NonFiniteError: The loss or the gradient is not finite; no weight was changed.
+        NonFiniteStep: The loss or the gradient is not finite, and the run does not skip that; no weight was changed.
         UsageError: No item of the batch counts.
     """
     config, samples = state.config, batch.samples
     batch = batch.to(state.device)
     if draws_noise(state.model):
         batch = batch.with_noise(seeds.sample_keys(batch.samples, config.seed, "dropout", state.step))
-    sums = _backward(state, batch.split(config.microbatch_size or len(batch)), task)
+    microbatches = batch.split(config.microbatch_size or len(batch))
+    sums = _backward(state, microbatches, task)
     gradients = [p.grad for p in state.parameters.values() if p.grad is not None]
+    _spoil(gradients, strike("grad", state.batch_number + 1))
     remaining = sums.unit / (state.scale.value * sums.weight)
     penalty = sums.loss.new_zeros(())
     if config.l2:
@@ -93,16 +101,16 @@ def optimizer_step(state: State, batch: Batch, task: Task) -> Report:
         raise UsageError(f"a batch must have an item that counts, but step {state.step + 1} has none. Check the data.")
     skipped = not (math.isfinite(loss) and math.isfinite(grad_norm))
     lr = set_learning_rate(state.optimizers, config.optimizer, state.schedule.factor(state.step))
+    reason = ""
     if skipped:
-        _skip(state, samples, loss)
+        reason = _skip(state, microbatches, task, loss)
     else:
         _update(state, gradients, factor, grad_norm)
-    for parameter in state.parameters.values():
-        parameter.grad = None
+    _clear(state)
     state.step += 1
     state.items += weight
     parts = dict(zip(sums.parts, numbers[4:], strict=True))
-    return Report(state.step, loss, lr, grad_norm, weight, ranges(samples), parts, skipped)
+    return Report(state.step, loss, lr, grad_norm, weight, ranges(samples), parts, skipped, reason)
 
 
 def draws_noise(model: nn.Module) -> bool:
@@ -124,6 +132,12 @@ def ranges(samples: Tensor) -> list[tuple[int, int]]:
     return list(zip(starts.tolist(), ends.tolist(), strict=True))
 
 
+def written(numbers: Sequence[tuple[int, int]]) -> str:
+    """Returns ranges as a person reads them, the first eight of them: `0 to 3, 7`."""
+    more = f" and {len(numbers) - 8} more ranges" if len(numbers) > 8 else ""
+    return ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in numbers[:8]) + more
+
+
 def _backward(state: State, microbatches: Sequence[Batch], task: Task) -> _Sums:
     """Adds the gradients of all microbatches, each times the loss scale over `unit`.
 
@@ -132,8 +146,7 @@ def _backward(state: State, microbatches: Sequence[Batch], task: Task) -> _Sums:
     """
     sums: _Sums | None = None
     for microbatch in microbatches:
-        with state.autocast():
-            loss = task.loss(state.model, microbatch)
+        loss = _loss(state, microbatch, task)
         weight = loss.weight.detach().to(loss.sum.dtype)
         unit = weight.clamp(min=1) if sums is None else sums.unit
         loss.sum.backward(gradient=state.scale.value / unit)
@@ -145,6 +158,21 @@ def _backward(state: State, microbatches: Sequence[Batch], task: Task) -> _Sums:
             sums.parts = {name: part + parts[name] for name, part in sums.parts.items()}
     assert sums is not None
     return sums
+
+
+def _loss(state: State, microbatch: Batch, task: Task) -> Loss:
+    """Returns a microbatch's loss, in the state's type."""
+    with state.autocast():
+        loss = task.loss(state.model, microbatch)
+    factor = strike("loss", state.batch_number + 1)
+    return loss if factor is None else replace(loss, sum=loss.sum * factor)
+
+
+@torch.no_grad()
+def _spoil(gradients: list[Tensor], factor: float | None) -> None:
+    """Does to the gradient what a test asked for: all of it is multiplied, or its first tensor made not finite."""
+    if factor is not None:
+        torch._foreach_mul_(gradients if math.isfinite(factor) else gradients[:1], factor)
 
 
 @torch.no_grad()
@@ -187,32 +215,34 @@ def _update(state: State, gradients: list[Tensor], factor: float, grad_norm: flo
     state.scale.passed()
 
 
-def _skip(state: State, samples: Tensor, loss: float) -> None:
-    """Leaves an update out: because fp16 overflowed, or because the run allows some such steps.
+def _clear(state: State) -> None:
+    for parameter in state.parameters.values():
+        parameter.grad = None
+
+
+def _skip(state: State, microbatches: Sequence[Batch], task: Task, loss: float) -> str:
+    """Leaves an update out: because fp16 overflowed, which is none of the run's faults, or because the run skips such.
+
+    Returns:
+        What was not finite; nothing for an overflow.
 
     Raises:
-        NonFiniteError: Neither holds.
+        NonFiniteStep: Neither holds, or too many were skipped.
     """
     if math.isfinite(loss) and state.scale.failed():
         state.skipped += 1
-        return
-    allowed = state.config.max_skipped_steps
-    if state.nonfinite < allowed:
-        state.skipped, state.nonfinite = state.skipped + 1, state.nonfinite + 1
-        return
-    bad = "the loss" if not math.isfinite(loss) else f"the gradient of {_first_bad(state)}"
-    used = f" ({allowed} such steps were allowed)" if allowed else ""
-    text = ", ".join(f"{a}" if a == b else f"{a} to {b}" for a, b in ranges(samples)[:8])
-    for parameter in state.parameters.values():
-        parameter.grad = None
-    raise NonFiniteError(
-        f"step {state.step + 1}: every number must be finite, but {bad} is not (samples {text}){used}. "
-        "No weight was changed. Lower the learning rate, add clip_norm or warm-up, or look at these samples."
+        return ""
+    what = "gradient" if math.isfinite(loss) else "loss"
+    found = first_bad(state, microbatches, lambda microbatch: _loss(state, microbatch, task))
+    samples = written(ranges(torch.cat([microbatch.samples for microbatch in microbatches])))
+    reason = (
+        f"step {state.step + 1}: every number must be finite, but the {what} is not (samples {samples}). "
+        f"The first bad tensor: {found}."
     )
-
-
-def _first_bad(state: State) -> str:
-    for name, parameter in state.parameters.items():
-        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
-            return name
-    return "all parameters together"
+    skips, allowed = state.config.on_nonfinite == "skip", state.config.nonfinite_allowed
+    if skips and state.nonfinite < allowed:
+        state.skipped, state.nonfinite = state.skipped + 1, state.nonfinite + 1
+        return reason
+    _clear(state)
+    used = f" ({allowed} such steps were allowed)" if skips else ""
+    raise NonFiniteStep(reason, f"No weight was changed{used}. {ADVICE}")
