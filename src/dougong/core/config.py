@@ -243,6 +243,7 @@ def _tags(config_class: Any) -> tuple[Any, ...]:
     return getattr(field.annotation, "__args__", ()) if field is not None else ()
 
 
+_ABSENT = object()
 _WISHES = {
     "int_type": "an integer",
     "int_from_float": "an integer",
@@ -280,11 +281,11 @@ def _sentence(items: Sequence[Any], path: tuple[str | int, ...], known: Sequence
     if kind == "missing":
         return f"{where} is required, but absent. Add it."
     if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tag = context.get("tag")
+        tag = context.get("tag", _ABSENT)
         names = re.findall(r"'([^']+)'", context["expected_tags"]) if "expected_tags" in context else list(known)
-        if tag is None:
+        if tag is _ABSENT:
             return f"{where}.name is required, but absent. Known: {', '.join(names)}."
-        return f"{where}.name must be a known name, but is {tag!r}.{did_you_mean(str(tag), names)}"
+        return f"{where}.name must be a known name, but is {shown(tag)}.{did_you_mean(str(tag), names)}"
     if kind in ("value_error", "assertion_error"):
         return f"{where} {item['msg'].split(', ', 1)[-1]}"
     wishes = dict.fromkeys(_wish(item) for item in items)
@@ -308,7 +309,7 @@ def shown(value: Any) -> str:
     """Returns a value as a person wrote it in YAML, cut to a line: `true`, `null`, `'some'`, `[1, 2]`."""
     if value is None or isinstance(value, bool):
         return str(value).lower().replace("none", "null")
-    text = repr(value)
+    text = repr(list(value) if isinstance(value, tuple) else value)
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -339,7 +340,7 @@ class Part:
         if not isinstance(values, dict):
             raise PydanticCustomError("dict_type", "not a section")
         names = ", ".join(map(repr, part_names(self.kind)))
-        if not isinstance(values.get("name"), str):
+        if "name" not in values:
             raise PydanticCustomError("union_tag_not_found", "no name", {"expected_tags": names})
         config_class = self.config_of(values)
         if config_class is None:

@@ -74,6 +74,10 @@ def _compose(text: str, where: str) -> Any:
         mark = error.problem_mark or error.context_mark
         line = f":{mark.line + 1}" if mark is not None else ""
         raise RecipeError([f"{where}{line}: must be YAML, but {_one_line(error)}. Mend the line."]) from error
+    except ruamel.yaml.reader.ReaderError as error:
+        at = f"{where}:{text.count(chr(10), 0, error.position) + 1}"
+        letter = f"U+{error.character:04X}"
+        raise RecipeError([f"{at}: must be YAML, which forbids the character {letter}. Remove it."]) from error
     except (ruamel.yaml.error.YAMLError, ValueError) as error:
         raise RecipeError([f"{where} must be YAML, but {_one_line(error)}."]) from error
 
