@@ -30,7 +30,7 @@ FOLDER = {
     "recipe.yaml", "plan.json", "run.jsonl", "checkpoints", "model", "samples", "tensorboard", "report.html", "lock",
 }  # fmt: skip
 MODEL = {
-    "README.md", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+    "README.md", "config.json", "generation_config.json", "manifest.json", "model.safetensors", "tokenizer.json",
     "tokenizer_config.json",
 }  # fmt: skip
 

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dougong.recipe import load as recipe
-    from dougong.run import Run, doctor, evaluate, generate, load, train
+    from dougong.run import Check, Resume, Run, check, doctor, evaluate, generate, load, train
     from dougong.run import inventory as list
 
 __version__ = "0.1.0"
-__all__ = ["Run", "doctor", "evaluate", "generate", "list", "load", "recipe", "train"]
+__all__ = ["Check", "Resume", "Run", "check", "doctor", "evaluate", "generate", "list", "load", "recipe", "train"]
 
 # Where each name is found: module and attribute.
 _VERBS = {
+    "Check": ("dougong.run", "Check"),
+    "Resume": ("dougong.run", "Resume"),
     "Run": ("dougong.run", "Run"),
+    "check": ("dougong.run", "check"),
     "doctor": ("dougong.run", "doctor"),
     "evaluate": ("dougong.run", "evaluate"),
     "generate": ("dougong.run", "generate"),
@@ -56,7 +59,7 @@ def _verb(name: str) -> Any:
 def __getattr__(name: str) -> Any:
     if name not in _VERBS:
         raise AttributeError(f"module 'dougong' has no attribute {name!r}")
-    if name in ("recipe", "train"):  # also packages: imported, they are callable, see above
+    if name in ("check", "recipe", "train"):  # also packages: imported, they are callable, see above
         return importlib.import_module(f"dougong.{name}")
     return _verb(name)
 

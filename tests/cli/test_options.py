@@ -11,7 +11,8 @@ from dougong.cli import app
 
 OPTIONS = {
     "": ["--help", "--json-errors", "--version"],
-    "train": ["--help", "--json", "--resume", "--run", "--set", "RECIPE"],
+    "train": ["--allow", "--fallback", "--help", "--json", "--resume", "--run", "--set", "RECIPE"],
+    "check": ["--help", "--json", "--set", "RECIPE"],
     "evaluate": ["--help", "--json", "--run", "--set", "RECIPE"],
     "generate": [
         "--device",
@@ -69,7 +70,7 @@ def test_a_new_option_is_noticed() -> None:
     assert "--surprise" in options(typer.main.get_command(other))
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "generate", "recipe", "list", "doctor"])
+@pytest.mark.parametrize("verb", ["train", "check", "evaluate", "generate", "recipe", "list", "doctor"])
 def test_every_verb_explains_itself(verb: str, dougong: Any) -> None:
     answer = dougong(verb, "--help")
     assert answer.code == 0

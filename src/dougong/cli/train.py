@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 
@@ -14,6 +14,13 @@ def train(
     source: Source,
     run: RunFolder = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run, if there is one.")] = False,
+    allow: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--allow", metavar="FIELD", help="With --resume: this field, or section, may differ from before."),
+    ] = None,
+    fallback: Annotated[
+        bool, typer.Option("--fallback", help="With --resume: pass over a damaged checkpoint for the one before it.")
+    ] = False,
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -24,14 +31,19 @@ def train(
     """
     from dougong.cli.output import show_figures, show_json
     from dougong.cli.progress import shown_progress
+    from dougong.core.errors import UsageError
     from dougong.recipe import load
 
+    if (allow or fallback) and not resume:
+        raise UsageError(f"{'--allow' if allow else '--fallback'} has no effect without --resume. Add --resume.")
     load(source, overrides or ())  # what is wrong in it is told before torch is imported, which takes longer
+    from dougong.run import Resume
     from dougong.run import train as train_run
     from dougong.train.report import duration
 
+    goes_on = Resume(tuple(allow or ()), fallback) if resume else False
     with shown_progress() as observers:
-        done = train_run(source, run=run, resume=resume, overrides=overrides or (), observers=observers)
+        done = train_run(source, run=run, resume=goes_on, overrides=overrides or (), observers=observers)
     if json:
         show_json(done.summary())
         return

@@ -18,7 +18,7 @@ from torch import nn
 from dougong.checkpoint.weights import load_weights, save_model
 from dougong.core import files, log
 from dougong.core.device import choose_device, choose_precision
-from dougong.core.errors import FileError, Preempted, UsageError
+from dougong.core.errors import DougongError, FileError, Preempted
 from dougong.infer.language import LanguageModel, load_language_model
 from dougong.plan.count import count
 from dougong.recipe import Recipe, load, name_of
@@ -32,6 +32,7 @@ from dougong.run.parts import Parts, prepare
 from dougong.run.sampler import Sampler
 from dougong.train.loop import Job, Outcome, fit
 from dougong.train.page import write_page
+from dougong.train.resume import Resume, permitted, resume_of
 from dougong.train.step import Report
 
 Observer = Callable[[Report], None]
@@ -74,7 +75,7 @@ class Order:
     Attributes:
         source: A recipe's name, a file, a run folder, inline YAML, values, or a recipe.
         run: The run folder; absent: `runs/<name>-<n>`, a new one, or with `resume` the newest.
-        resume: Go on with the run in the folder, if there is one.
+        resume: How to go on with the run in the folder, if there is one; None: there must be none.
         overrides: `path=value` texts.
         options: Values by path; a name without a section means `train.<name>`.
         observers: Called with the report of every step.
@@ -82,7 +83,7 @@ class Order:
 
     source: Source
     run: str | Path | None = None
-    resume: bool = False
+    resume: Resume | None = None
     overrides: Sequence[str] = ()
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     observers: Sequence[Observer] = ()
@@ -101,7 +102,7 @@ def train(
     source: Source,
     *,
     run: str | Path | None = None,
-    resume: bool = False,
+    resume: Resume | bool = False,
     overrides: Sequence[str] = (),
     observers: Sequence[Observer] = (),
     **options: Any,
@@ -111,44 +112,50 @@ def train(
     Args:
         source: A recipe's name, a file, a run folder, inline YAML, values, or a recipe.
         run: The run folder; absent: `runs/<name>-<n>`, a new one, or with `resume` the newest.
-        resume: Go on with the run in the folder, if there is one.
+        resume: Go on with the run in the folder, if there is one; `Resume(allow=["train.seed"], fallback=True)` says
+            which fields may differ, and that a damaged checkpoint may be passed over for the one before it.
         overrides: `path=value` texts, as `--set` takes them.
         observers: Called with the report of every step; they only read.
         options: Values by path; a name without a section means `train.<name>`, a section takes a mapping of changes.
 
     Raises:
         RecipeError: The recipe has faults; all of them, with file and line.
-        UsageError: The folder holds another run, or parts do not fit each other.
+        UsageError: The folder holds another run, what must be equal to go on with one is not, or parts do not fit each
+            other.
         FileError: The data or a checkpoint is corrupt, or the data has changed since the run began.
         ResourceError: The disk or the memory is full.
         NonFiniteError: The loss became NaN or infinite.
         Preempted: The run was asked to stop; its state is saved.
     """
-    order = Order(source, run, resume, overrides, options, observers)
+    order = Order(source, run, resume_of(resume), overrides, options, observers)
     folder = order.folder()
     recipe = load(source, overrides, options)
-    with claimed(folder, resume) as goes_on:
+    with claimed(folder, order.resume is not None) as goes_on:
         log.say(f"run folder: {folder}")
-        return _run(recipe, folder, goes_on, order)
+        files.remove_leftovers(folder / "model")
+        return _run(recipe, folder, order.resume if goes_on else None, order)
 
 
-def _run(recipe: Recipe, folder: Path, goes_on: bool, order: Order) -> Run:
+def _run(recipe: Recipe, folder: Path, resume: Resume | None, order: Order) -> Run:
     if getattr(recipe.model, "vocab_size", 0) is not None:
         require_memory(recipe)  # before the data is touched, if it can be told by then
     parts = prepare(recipe)
     require_memory(parts.recipe)
-    if goes_on:
-        _require_same_data(parts, folder)
-    before = {name: (folder / name).read_bytes() for name in (RUN_RECIPE, "plan.json") if (folder / name).exists()}
-    job = _job(parts, folder, goes_on, order)
+    if resume is not None:
+        _require_same_data(parts, folder, resume)
+    names = [name for name in (RUN_RECIPE, "plan.json") if (folder / name).exists()]
+    before = {name: files.read_bytes(folder / name) for name in names}
+    began: list[int] = []
+    job = _job(parts, folder, resume, order, lambda report: began.append(report.step) if not began else None)
     try:
         outcome = fit(job)
-    except UsageError:  # what was asked for now may not go on with what was begun: the folder stays as it was
-        for name, content in before.items():
-            files.write_whole(folder / name, content)
-        raise
     except Preempted as error:
         raise Preempted(f"{str(error).split('. The same')[0]}. Go on with: dougong train {folder} --resume") from error
+    except DougongError:
+        if not began:  # what was asked for now may not go on with what was begun: the folder stays as it was
+            for name, content in before.items():
+                files.write_whole(folder / name, content)
+        raise
     finally:
         if (folder / "run.jsonl").exists():
             write_page(folder)
@@ -156,18 +163,34 @@ def _run(recipe: Recipe, folder: Path, goes_on: bool, order: Order) -> Run:
     return Run(folder, parts.recipe, outcome.steps, outcome.reason, metrics, outcome.seconds)
 
 
-def _require_same_data(parts: Parts, folder: Path) -> None:
+def _require_same_data(parts: Parts, folder: Path, resume: Resume) -> None:
+    """Sees that the data is what the run was begun with, unless it is allowed to differ.
+
+    Raises:
+        UsageError: The recipe asks for other data; with a table of what differs.
+        FileError: It asks for the same, which has another content now.
+    """
     plan = files.read_json(folder / "plan.json") if (folder / "plan.json").exists() else {}
-    before = plan.get("data", {}).get("fingerprint")
-    if before is not None and before != parts.data.fingerprint:
+    before, now = plan.get("data", {}).get("fingerprint"), parts.data.fingerprint
+    if before is None or before == now:
+        return
+    asked, asks = (_data_values(recipe, now) for recipe in (load(folder), parts.recipe))
+    if asked == asks and not {"data", "data.fingerprint"} & set(resume.allow):
         raise FileError(
-            f"the data must be what {folder} began with (sha256 {before[:12]}), but is {parts.data.fingerprint[:12]}: "
-            f"{parts.data.source} or how it is cut has changed. Put it back, or start a new run.",
+            f"the data must be what {folder} began with (sha256 {before[:12]}), but is {now[:12]}: "
+            f"{parts.data.source} or how it is cut has changed. Put it back, start a new run, or permit it with "
+            "--allow data.",
             name="E-DATA",
         )
+    permitted({"data": {**asked, "fingerprint": before}}, {"data": asks}, resume.allow)
 
 
-def _job(parts: Parts, folder: Path, goes_on: bool, order: Order) -> Job:
+def _data_values(recipe: Recipe, fingerprint: str) -> dict[str, Any]:
+    """Returns all that decides the data."""
+    return {**anchored(recipe.values(), Path(), absolute=True)["data"], "fingerprint": fingerprint}
+
+
+def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, began: Observer) -> Job:
     recipe, train = parts.recipe, parts.recipe.train
     device = choose_device(train.device)
     counted = count(recipe)
@@ -175,7 +198,7 @@ def _job(parts: Parts, folder: Path, goes_on: bool, order: Order) -> Job:
         f"plan: {counted.flops_per_sample * parts.sizes().size(0) / 1e9:,.1f} GFLOP a step; "
         f"{counted.state_bytes / 1e6:,.0f} MB of weights, gradients and optimizer state, and activations on top"
     )
-    model = _new_model(recipe)
+    model = new_model(recipe)
     plan = _plan(parts, dataclasses.asdict(counted))
     values = anchored(recipe.values(), Path(), absolute=True)
     files.write_json(folder / "plan.json", plan)
@@ -192,23 +215,24 @@ def _job(parts: Parts, folder: Path, goes_on: bool, order: Order) -> Job:
         batches=parts.batches(),
         folder=folder,
         validation=parts.validation(),
-        resume=goes_on,
+        resume=resume,
         flops_per_sample=float(counted.flops_per_sample),
         facts=facts,
         identity={
             "model": values["model"],
             "task": values["task"],
             "init_from": values["init_from"],
-            "data": parts.data.fingerprint,
+            "data": _data_values(recipe, parts.data.fingerprint),
         },
-        observers=order.observers,
+        observers=[began, *order.observers],
         attachments=[Sampler(train.samples, train.seed, parts, folder / "samples", dtype)]
         if train.samples.prompts
         else [],
     )
 
 
-def _new_model(recipe: Recipe) -> nn.Module:
+def new_model(recipe: Recipe) -> nn.Module:
+    """Returns the model with the weights that training starts from."""
     model = recipe.model.build()  # type: ignore[attr-defined]
     model.init_weights(recipe.train.seed)
     if recipe.init_from is not None:
@@ -252,11 +276,11 @@ def _leave_model(parts: Parts, model: nn.Module, folder: Path, outcome: Outcome)
 def _assets(data: Any) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as temporary:
         data.save_assets(temporary)
-        return {path.name: path.read_bytes() for path in sorted(Path(temporary).iterdir())}
+        return {path.name: files.read_bytes(path) for path in sorted(Path(temporary).iterdir())}
 
 
 def _note_evaluation(folder: Path, step: int, metrics: Mapping[str, float]) -> None:
     """Adds the evaluation of the final weights to `run.jsonl`."""
     record = {"event": "final evaluation", "step": step, "evaluation": dict(metrics)}
-    with files.explained(folder / "run.jsonl", "written"), (folder / "run.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps(record) + "\n")
+    with files.open_binary(folder / "run.jsonl", "ab") as file, files.explained(folder / "run.jsonl", "written"):
+        file.write(json.dumps(record).encode() + b"\n")

@@ -63,9 +63,9 @@ class Changes:
     def say(self) -> None:
         """Tells the person."""
         for name, (old, new) in self.free.items():
-            log.say(f"{name} was {old} and is now {new}")
+            log.say(f"{name} was {_short(old)} and is now {_short(new)}")
         for name, (old, new) in self.allowed.items():
-            log.warn(f"{name} was {old} and is now {new}, as --allow permits: the run is no longer the one begun")
+            log.warn(f"{name} was {_short(old)} and is now {_short(new)}, as --allow permits: it is now another run")
 
     def record(self) -> dict[str, dict[str, list[Any]]]:
         """Returns the changes as JSON values."""
@@ -85,8 +85,12 @@ def permitted(before: Mapping[str, Any], now: Mapping[str, Any], allow: Sequence
         UsageError: Something else differs; the message has a table of it.
     """
     changes = dict(_differences(before, now))
-    rewinding = _rewinds(before.get("train", {}))
-    free = {name: pair for name, pair in changes.items() if _may_change(name, rewinding)}
+    rewinding, same_data = _rewinds(before.get("train", {})), "data.fingerprint" not in changes
+    free = {
+        name: pair
+        for name, pair in changes.items()
+        if _may_change(name, rewinding) or (name.startswith("data.") and same_data)  # it stands for all of them
+    }
     allowed = {
         name: pair for name, pair in changes.items() if name not in free and _under(name, allow) and name not in NEVER
     }
@@ -102,9 +106,9 @@ def refuse_changes(changes: Mapping[str, tuple[Any, Any]]) -> None:
     """
     if not changes:
         return
-    table = "".join(f"\n  {name}: was {old}, is {new}" for name, (old, new) in changes.items())
-    names = [name for name in changes if name not in NEVER]
-    advice = f", or permit it with --allow {names[0]}" if names else ""
+    table = "".join(f"\n  {name}: was {_short(old)}, is {_short(new)}" for name, (old, new) in changes.items())
+    possible = not changes.keys() & set(NEVER)
+    advice = f", or permit it with {' '.join(f'--allow {name}' for name in changes)}" if possible else ""
     raise UsageError(
         f"a resumed run must be the one that was begun, but differs in {len(changes)} of its fields:{table}\n"
         f"Undo the changes, start a new run{advice}.",
@@ -127,6 +131,11 @@ def require_known(allow: Sequence[str], *fields: Mapping[str, Any]) -> None:
                 f"--allow {name} has no effect: the saved state of one optimizer means nothing to another. "
                 "Start a new run with init_from."
             )
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def _near(name: str, known: Sequence[str]) -> str:
