@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from dougong.cli.check import check
 from dougong.cli.doctor import doctor
 from dougong.cli.evaluate import evaluate
 from dougong.cli.failure import JSON_ERRORS, run_guarded
@@ -26,6 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train)
+app.command("check")(check)
 app.command("evaluate")(evaluate)
 app.command("generate")(generate)
 app.command("recipe")(recipe)

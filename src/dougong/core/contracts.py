@@ -131,6 +131,19 @@ class Task(Protocol):
         """Returns a batch of the right shapes and types, for the meta device."""
 
 
+class Provable(Protocol):
+    """What a task may add so that `dougong check` proves more of it. Each is asked for by name, and may be absent."""
+
+    def chance(self) -> float | None:
+        """Returns the mean loss of a model that knows nothing, or None where that depends on the data."""
+
+    def uneven(self, batch: Batch) -> Batch:
+        """Returns the same batch with some items left out, so that no two examples have the same weight."""
+
+    def equalities(self, batch: Batch) -> Iterator[tuple[str, Batch, Sequence[Batch]]]:
+        """Yields a claim in words, a batch, and batches of the same items apart, whose losses must add up to its."""
+
+
 @runtime_checkable
 class Model(Protocol):
     """A plain `nn.Module` with its config, one place of initialisation, and a table of how its parameters split.

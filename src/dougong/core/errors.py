@@ -90,6 +90,16 @@ class PrivacyError(DougongError):
     name = "E-PRIVACY"
 
 
+class CheckError(DougongError):
+    """What `dougong check` was to prove does not hold; the exit code is that of what failed first."""
+
+    name = "E-CHECK"
+
+    def __init__(self, message: str, exit_code: int = 1):
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
 class Preempted(DougongError):
     """The run was asked to stop; its state is saved, and the same command with --resume goes on (exit code 75)."""
 

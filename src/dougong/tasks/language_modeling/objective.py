@@ -6,7 +6,7 @@ Knows rows of tokens and models with `features` and `head_weight`; knows no conc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from dougong.core.contracts import Batch, Loss
 from dougong.data.examples import TokenRow
 from dougong.nn.losses import IGNORED, cross_entropy_chunked, token_nats
 from dougong.nn.metrics import Mean, Ratio
-from dougong.tasks.language_modeling import LanguageModelingConfig
+from dougong.tasks.language_modeling import LanguageModelingConfig, equalities
 
 
 class LanguageModeling:
@@ -75,6 +75,19 @@ class LanguageModeling:
         documents = torch.arange(batch_size, device=device)[:, None].expand(batch_size, self.seq_len)
         fields = {"tokens": rows[:, :-1], "targets": rows[:, 1:], "documents": documents}
         return Batch(fields, torch.arange(batch_size, device=device))
+
+    def chance(self) -> float:
+        """Returns the loss of one who holds every token for equally likely: the logarithm of their number."""
+        return math.log(self.vocab_size)
+
+    def uneven(self, batch: Batch) -> Batch:
+        """Returns the batch with as many of the last targets of row `r` left out as `r` says, so that weights differ."""
+        return equalities.uneven(batch)
+
+    def equalities(self, batch: Batch) -> Iterator[tuple[str, Batch, Sequence[Batch]]]:
+        """Yields rows and their parts: the past without the future, and each document without the others."""
+        yield from equalities.causal(batch)
+        yield from equalities.documents_apart(batch)
 
 
 class LanguageMetrics:

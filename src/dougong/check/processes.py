@@ -1,0 +1,77 @@
+"""Two processes that share a batch give what one gives: what data parallelism rests on."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from dougong.check.peer import Sums, leave_work, read_sums, sums_of
+from dougong.check.result import Claim, Result
+from dougong.check.subject import EXACT, Outcome, Subject, compared, noisy
+from dougong.core.errors import PeerError
+
+CLAIM = Claim("processes", "two processes with half of a batch each give the loss and gradient of one")
+SECONDS = 300
+
+
+def processes(subject: Subject) -> Result:
+    """Lets two fresh interpreters compute half a batch each, in fp64, and compares the sums with those of this one."""
+    if subject.config.batch_size == 1:
+        return CLAIM.skipped("a batch has one example, which cannot be shared.")
+    model = subject.stirred().cpu()
+    batch = subject.rows(4, subject.limits.exact / 2)
+    if len(batch) < 2:
+        return CLAIM.skipped("there is only one example.")
+    batch = noisy(subject, model, batch)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        leave_work(folder, subject.sections, model, batch.split(-(-len(batch) // 2)))
+        _wait([_started(folder, rank) for rank in (0, 1)])
+        shares = [read_sums(folder, rank) for rank in (0, 1)]
+    difference, worst = compared(_mean(shares), _mean([sums_of(model, subject.task, batch)]))
+    return CLAIM.judged(
+        difference,
+        EXACT,
+        f"{worst} of two processes together differs from that of one. Something depends on the process: on the order "
+        "of a set, on a number of its own, on the place in the batch.",
+    )
+
+
+def _started(folder: Path, rank: int) -> subprocess.Popen[str]:
+    """Starts a process that shares nothing with this one but the folder; `-P` keeps it from importing from here."""
+    command = [sys.executable, "-P", "-m", "dougong.check.peer", str(folder), str(rank)]
+    environment = {**os.environ, "PYTHONHASHSEED": str(rank + 1), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+
+
+def _wait(peers: Sequence[subprocess.Popen[str]]) -> None:
+    """Waits until all are done.
+
+    Raises:
+        PeerError: One failed, or takes too long.
+    """
+    try:
+        for rank, peer in enumerate(peers):
+            _, text = peer.communicate(timeout=SECONDS)
+            if peer.returncode:
+                last = (text.strip().split("\n") or [""])[-1][:300]
+                raise PeerError(f"process {rank} must finish, but ended with code {peer.returncode}: {last}")
+    except subprocess.TimeoutExpired:
+        raise PeerError(f"a process must finish its half of a batch in {SECONDS} s, but did not.") from None
+    finally:
+        for peer in peers:
+            if peer.poll() is None:
+                peer.kill()
+                peer.communicate()
+
+
+def _mean(shares: Sequence[Sums]) -> Outcome:
+    """Returns the mean loss and gradient of all shares together."""
+    weight = sum(share.weight for share in shares)
+    names = {name: None for share in shares for name in share.gradients}
+    gradients = {name: sum(s.gradients[name] for s in shares if name in s.gradients) / weight for name in names}
+    return Outcome(sum(share.loss for share in shares) / weight, gradients)

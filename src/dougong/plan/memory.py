@@ -1,0 +1,201 @@
+"""The peak memory of a training step, found by running one with tensors that have shapes and no numbers (law 5).
+
+Every allocation of forward, backward and update is booked, so that the peak is that of the real step: only what a
+kernel takes for itself inside one operation is not seen. Knows models and tasks through their contracts; does not know
+how much memory there is, nor what evaluation and compiled code take.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import weakref
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from dougong.core.config import Config
+from dougong.core.contracts import Batch, Task
+from dougong.train.average import Average
+from dougong.train.blocks import prepared_blocks
+from dougong.train.config import TrainConfig
+from dougong.train.optim import build_optimizers, optimizer_tensors
+from dougong.train.step import draws_noise
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The bytes that are held at the moment of a step's peak, by what they are for.
+
+    Attributes:
+        weights: Parameters and buffers.
+        gradients: Those gradients that exist at that moment.
+        optimizer: The optimizer's state.
+        average: The averaged weights.
+        activations: What the forward pass keeps for the backward pass, of one microbatch.
+        workspace: All else: the batch, what an operation is just making, and with `recompute` one block's activations.
+    """
+
+    weights: int
+    gradients: int
+    optimizer: int
+    average: int
+    activations: int
+    workspace: int
+
+    @property
+    def peak(self) -> int:
+        """All of these together."""
+        return sum(getattr(self, field.name) for field in fields(self))
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{getattr(self, f.name) / 1e6:,.0f} {f.name}" for f in fields(self) if getattr(self, f.name))
+        return f"{self.peak / 1e6:,.0f} MB at the peak of a step ({parts})"
+
+
+def step_memory(
+    model: Config, task: Task, batch: Batch, config: TrainConfig, dtype: torch.dtype = torch.float32
+) -> Memory:
+    """Returns the peak memory of a step of training, once the optimizer has its state.
+
+    Args:
+        model: The model's config, with the size of its vocabulary.
+        batch: The batch of a step; of its tensors only shapes and types are read. Those of an accelerator are
+            predicted as that accelerator's.
+        config: Gives microbatch, optimizer, average and recomputation.
+        dtype: The type of matrix products.
+    """
+    device = batch.samples.device
+    ledger = Ledger()
+    with FakeTensorMode(allow_non_fake_inputs=True), ledger, torch.device(device):
+        network = model.build()  # type: ignore[attr-defined]
+        ledger.tag("weights", [*network.parameters(), *network.buffers()])
+        optimizers = _with_state(network, config, ledger)
+        average = Average(dict(network.named_parameters()), config.ema.decay) if config.ema else None
+        ledger.tag("average", average.tensors.values() if average else ())
+        noisy, size = draws_noise(network), config.microbatch_size or len(batch)
+        pieces = [_blank(piece, device, noisy) for piece in batch.split(size)]
+        with prepared_blocks(network, False, config.recompute):
+            for piece in pieces[:2]:  # the second finds the gradients of the first; a third would find no more
+                _pass(network, task, piece, ledger, dtype)
+        for optimizer in optimizers:
+            optimizer.step()
+    return Memory(**ledger.at_peak())
+
+
+def _with_state(network: nn.Module, config: TrainConfig, ledger: Ledger) -> list[torch.optim.Optimizer]:
+    """Returns the optimizers after a first step, which makes their state."""
+    named = dict(network.named_parameters())
+    optimizers = build_optimizers(config.optimizer, named.items())
+    for parameter in named.values():
+        parameter.grad = torch.empty_like(parameter)
+    for optimizer in optimizers:
+        optimizer.step()
+    for parameter in named.values():
+        parameter.grad = None
+    ledger.tag("optimizer", optimizer_tensors(optimizers, {id(p): n for n, p in named.items()}).values())
+    ledger.begin()
+    return optimizers
+
+
+def _blank(batch: Batch, device: torch.device, noisy: bool) -> Batch:
+    """Returns a batch of the same shapes and types."""
+    fields = {name: torch.empty(t.shape, dtype=t.dtype, device=device) for name, t in batch.fields.items()}
+    samples = torch.empty(len(batch), dtype=torch.int64, device=device)
+    return Batch(fields, samples, torch.empty(len(batch), dtype=torch.int32, device=device) if noisy else None)
+
+
+def _pass(network: nn.Module, task: Task, batch: Batch, ledger: Ledger, dtype: torch.dtype) -> None:
+    """Runs a microbatch forward and backward, and books what is kept and what becomes a gradient."""
+
+    def keep(tensor: Tensor) -> Tensor:
+        ledger.tag("activations", [tensor])
+        return tensor
+
+    plain = dtype in (torch.float32, torch.float64)
+    kind = batch.samples.device.type
+    with contextlib.ExitStack() as stack:
+        for parameter in network.parameters():
+            hook = parameter.register_post_accumulate_grad_hook(ledger.tag_gradient)
+            stack.callback(hook.remove)
+        with (
+            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+            contextlib.nullcontext() if plain else torch.autocast(kind, dtype=dtype),
+        ):
+            loss = task.loss(network, batch)
+        loss.sum.backward(gradient=torch.ones_like(loss.sum))
+
+
+class Ledger(TorchDispatchMode):
+    """While in this context, notes when the memory of each tensor comes and goes; numbers that are asked for are 1."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._entries: list[tuple[int, int]] = []
+        self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
+        self._tags: dict[int, str] = {}
+        self._count = self._start = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._book, result)
+        return result
+
+    def begin(self) -> None:
+        """From here on the peak is looked for."""
+        self._start = len(self._entries)
+
+    def tag(self, name: str, tensors: Iterable[Tensor]) -> None:
+        """Says what the memory of tensors is for; what was said first holds."""
+        for tensor in tensors:
+            self._tags.setdefault(self._number(tensor), name)
+
+    def tag_gradient(self, parameter: Tensor) -> None:
+        """Says so of a parameter's gradient, whatever was said before."""
+        if parameter.grad is not None:
+            self._tags[self._number(parameter.grad)] = "gradients"
+
+    def at_peak(self) -> dict[str, int]:
+        """Returns the bytes held at the peak, by what they are for."""
+        held = dict.fromkeys((field.name for field in fields(Memory)), 0)
+        for number, size in self._entries[: self._top() + 1]:
+            held[self._tags.get(number, "workspace")] += size
+        return held
+
+    def _top(self) -> int:
+        """Returns the entry after which the most is held."""
+        now, best, top = 0, -1, 0
+        for place, (_, size) in enumerate(self._entries):
+            now += size
+            if place >= self._start and now > best:
+                best, top = now, place
+        return top
+
+    def _number(self, tensor: Tensor) -> int:
+        """Returns the number of a tensor's memory, a new one where it is met for the first time."""
+        storage = tensor.untyped_storage()
+        known = self._known.get(id(storage))
+        if known is not None and known[0]() is storage:
+            return known[1]
+        self._count += 1
+        number, size = self._count, storage.nbytes()
+        self._entries.append((number, size))
+        freed = functools.partial(_free, self._entries, number, size)
+        self._known[id(storage)] = (weakref.ref(storage, freed), number)
+        return number
+
+    def _book(self, tensor: Tensor) -> Tensor:
+        self._number(tensor)
+        return tensor
+
+
+def _free(entries: list[tuple[int, int]], number: int, size: int, _: Any) -> None:
+    entries.append((number, -size))
