@@ -33,10 +33,24 @@ OPTIONS = {
         "RECIPE",
         "[PROMPT]...",
     ],
+    "import": ["--help", "--json", "--key", "--to", "SOURCE"],
     "recipe": ["--help", "--json", "--schema", "--set", "RECIPE"],
     "list": ["--help", "--json", "KIND"],
     "doctor": ["--help", "--json"],
+    "checkpoint list": ["--help", "--json", "RUN"],
+    "checkpoint verify": ["--help", "--json", "--latest", "FOLDER"],
+    "checkpoint diff": ["--bitwise", "--help", "--json", "A", "B"],
+    "checkpoint prune": ["--dry-run", "--help", "--json", "--keep", "RUN"],
 }
+
+
+def verbs(group: Any) -> dict[str, Any]:
+    """Every command by its words; a group of commands gives its own."""
+    found = {}
+    for name, command in group.commands.items():
+        inner = verbs(command) if hasattr(command, "commands") else None
+        found |= {name: command} if inner is None else {f"{name} {word}": verb for word, verb in inner.items()}
+    return found
 
 
 def options(command: Any) -> list[str]:
@@ -50,15 +64,15 @@ def options(command: Any) -> list[str]:
 
 def test_the_options_are_the_frozen_list() -> None:
     group: Any = typer.main.get_command(app)
-    found = {"": options(group), **{name: options(command) for name, command in group.commands.items()}}
+    found = {"": options(group), **{name: options(command) for name, command in verbs(group).items()}}
     assert found == OPTIONS
 
 
 def test_every_verb_has_json_and_every_option_has_help() -> None:
-    group: Any = typer.main.get_command(app)
-    assert all("--json" in options(command) for command in group.commands.values())
-    assert [p.name for command in group.commands.values() for p in command.params if not p.help] == []
-    assert all(command.help for command in group.commands.values())
+    commands = verbs(typer.main.get_command(app)).values()
+    assert all("--json" in options(command) for command in commands)
+    assert [p.name for command in commands for p in command.params if not p.help] == []
+    assert all(command.help for command in commands)
 
 
 def test_a_new_option_is_noticed() -> None:
@@ -70,7 +84,7 @@ def test_a_new_option_is_noticed() -> None:
     assert "--surprise" in options(typer.main.get_command(other))
 
 
-@pytest.mark.parametrize("verb", ["train", "check", "evaluate", "generate", "recipe", "list", "doctor"])
+@pytest.mark.parametrize("verb", ["train", "check", "evaluate", "generate", "recipe", "list", "doctor", "checkpoint"])
 def test_every_verb_explains_itself(verb: str, dougong: Any) -> None:
     answer = dougong(verb, "--help")
     assert answer.code == 0

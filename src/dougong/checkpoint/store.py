@@ -13,7 +13,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,27 +180,30 @@ class Store:
             if _LEFTOVER.fullmatch(entry.name):
                 _remove(entry)
 
-    def prune(self, saved: int | None = None, best: int | None = None) -> list[int]:
-        """Removes the checkpoints that need not stay, never the one just saved; returns their steps.
+    def prune(self, saved: int, best: int | None = None) -> None:
+        """Removes the checkpoints that need not stay, never the one just saved.
 
         Args:
             saved: The step just saved.
             best: The step of the best evaluation.
         """
         steps = self.steps()
-        stay = self.retention.reasons(steps, best).keys() | ({saved} if saved is not None else set())
-        gone = [step for step in steps if step not in stay]
-        return [step for step in gone if self._prune(step, saved)]
+        stay = {saved, *self.retention.reasons(steps, best)}
+        for step in steps:
+            if step not in stay:
+                self.remove(step, lambda: strike("ckpt.prune", saved))
 
-    def _prune(self, step: int, saved: int | None) -> bool:
+    def remove(self, step: int, before: Callable[[], object] = lambda: None) -> bool:
+        """Removes a checkpoint; a failure is a warning. Tells whether it is gone."""
+        folder = self.path(step)
         try:
-            strike("ckpt.prune", step if saved is None else saved)
+            before()
             # First the name: a removal that is cut off must leave nothing half under a checkpoint's name.
-            doomed = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{self.path(step).name}.partial-"))
-            os.rename(self.path(step), doomed)
-            return _remove(doomed)
+            doomed = Path(tempfile.mkdtemp(dir=self.folder, prefix=f".{folder.name}.partial-"))
+            os.rename(folder, doomed)
         except OSError as error:
-            return _left(self.path(step), error)
+            return _left(folder, error)
+        return _remove(doomed)
 
     def _set_aside(self, step: int) -> None:
         folder, number = self.path(step), 1

@@ -12,11 +12,13 @@ from typing import Annotated
 
 import typer
 
+from dougong.cli import checkpoint
 from dougong.cli.check import check
 from dougong.cli.doctor import doctor
 from dougong.cli.evaluate import evaluate
 from dougong.cli.failure import JSON_ERRORS, run_guarded
 from dougong.cli.generate import generate
+from dougong.cli.import_ import import_
 from dougong.cli.list import list_
 from dougong.cli.recipe import recipe
 from dougong.cli.train import train
@@ -30,9 +32,11 @@ app.command("train")(train)
 app.command("check")(check)
 app.command("evaluate")(evaluate)
 app.command("generate")(generate)
+app.command("import")(import_)
 app.command("recipe")(recipe)
 app.command("list")(list_)
 app.command("doctor")(doctor)
+app.add_typer(checkpoint.app, name="checkpoint")
 
 
 @app.callback()

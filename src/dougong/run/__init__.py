@@ -4,10 +4,29 @@ Opens or creates a run folder, wires the parts that a recipe names, and hands th
 """
 
 from dougong.run.checking import Check, check
+from dougong.run.checkpoints import diff_checkpoints, list_checkpoints, prune_checkpoints, verify_checkpoints
 from dougong.run.doctor import doctor
 from dougong.run.evaluation import evaluate
 from dougong.run.generation import generate, load
+from dougong.run.importing import import_weights
 from dougong.run.inventory import inventory
-from dougong.run.training import Resume, Run, train
+from dougong.run.training import Run, train
+from dougong.train.resume import Resume
 
-__all__ = ["Check", "Resume", "Run", "check", "doctor", "evaluate", "generate", "inventory", "load", "train"]
+__all__ = [
+    "Check",
+    "Resume",
+    "Run",
+    "check",
+    "diff_checkpoints",
+    "doctor",
+    "evaluate",
+    "generate",
+    "import_weights",
+    "inventory",
+    "list_checkpoints",
+    "load",
+    "prune_checkpoints",
+    "train",
+    "verify_checkpoints",
+]
