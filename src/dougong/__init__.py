@@ -13,21 +13,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dougong.recipe import load as recipe
-    from dougong.run import Check, Resume, Run, check, doctor, evaluate, generate, load, train
+    from dougong.run import Check, Comparison, Resume, Run, check, diff, doctor, evaluate, generate, import_weights
     from dougong.run import inventory as list
+    from dougong.run import load, train
 
 __version__ = "0.1.0"
-__all__ = ["Check", "Resume", "Run", "check", "doctor", "evaluate", "generate", "list", "load", "recipe", "train"]
+__all__ = [
+    "Check",
+    "Comparison",
+    "Resume",
+    "Run",
+    "check",
+    "diff",
+    "doctor",
+    "evaluate",
+    "generate",
+    "import_weights",
+    "list",
+    "load",
+    "recipe",
+    "train",
+]
 
 # Where each name is found: module and attribute.
 _VERBS = {
     "Check": ("dougong.run", "Check"),
+    "Comparison": ("dougong.run", "Comparison"),
     "Resume": ("dougong.run", "Resume"),
     "Run": ("dougong.run", "Run"),
     "check": ("dougong.run", "check"),
+    "diff": ("dougong.run", "diff"),
     "doctor": ("dougong.run", "doctor"),
     "evaluate": ("dougong.run", "evaluate"),
     "generate": ("dougong.run", "generate"),
+    "import_weights": ("dougong.run", "import_weights"),
     "list": ("dougong.run", "inventory"),
     "load": ("dougong.run", "load"),
     "recipe": ("dougong.recipe", "load"),
