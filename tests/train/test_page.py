@@ -93,3 +93,11 @@ def test_what_was_measured_is_told_in_medians() -> None:
     assert figures["tokens"] == 30.0
     assert figures["parameters"] == 7
     assert "mfu" not in figures
+
+
+def test_what_went_wrong_is_counted(tmp_path: Path) -> None:
+    with (run_folder(tmp_path) / "run.jsonl").open("a") as file:
+        for event in ("rewind", "spike", "spike"):
+            file.write(json.dumps({"event": event, "step": 9}) + "\n")
+        file.write('{"step": 31, "loss": null, "skipped": true, "reason": "step 31"}\n')
+    assert "1 steps skipped, rewinds: 1, loss spikes: 2" in Page(write_page(tmp_path).read_text()).words

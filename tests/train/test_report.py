@@ -131,3 +131,9 @@ def test_durations_are_read_by_people() -> None:
 
 def test_versions_name_what_numbers_depend_on() -> None:
     assert {"dougong", "python", "torch", "machine"} == versions().keys()
+
+
+def test_lines_that_are_no_records_are_passed_over(tmp_path: Path) -> None:
+    lines = [b"\xff\xfe", b"[" * 100_000, b"7", b'{"step": "x"}', b'{"step":1,"loss":1.0}']
+    (tmp_path / "run.jsonl").write_bytes(b"\n".join(lines))
+    assert read_run(tmp_path) == ([{"step": 1, "loss": 1.0}], [])

@@ -85,6 +85,9 @@ def _summary(steps: Sequence[Mapping[str, Any]], events: Sequence[Mapping[str, A
     skipped = sum(bool(step.get("skipped")) for step in steps)
     if skipped:
         parts.append(f"{skipped} steps skipped")
+    for name, words in (("rewind", "rewinds"), ("spike", "loss spikes")):
+        if number := sum(event["event"] == name for event in events):
+            parts.append(f"{words}: {number}")
     figures = dict(_evaluations(steps, events)[-1][1]) if _evaluations(steps, events) else {}
     rows = {f"validation {name.replace('_', ' ')}": f"{value:.4f}" for name, value in figures.items()}
     table = _table({**rows, **start.get("facts", {})})
@@ -221,8 +224,7 @@ def _table(rows: Mapping[str, str]) -> str:
 def _verbatim(path: Path) -> str:
     if not path.is_file():
         return ""
-    with files.explained(path):
-        return f"<pre>{html.escape(path.read_text(encoding='utf-8', errors='replace'))}</pre>\n"
+    return f"<pre>{html.escape(files.read_text(path))}</pre>\n"
 
 
 def _section(title: str, body: str) -> str:

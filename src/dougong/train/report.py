@@ -59,7 +59,7 @@ class Recorder:
     def __enter__(self) -> Recorder:
         self.trackers = [open_tracker(name, self.folder) for name in self.names]
         with files.explained(self.folder / "run.jsonl", "written"):
-            self._file = (self.folder / "run.jsonl").open("a+b")
+            self._file = files.open_binary(self.folder / "run.jsonl", "a+b")
             if not _ends_in_newline(self._file):
                 self._file.write(b"\n")
         return self
@@ -250,11 +250,11 @@ def _ends_in_newline(file: Any) -> bool:
 def _records(path: Path) -> Iterator[dict[str, Any]]:
     if not path.exists():
         return
-    with files.explained(path), path.open(encoding="utf-8", errors="replace") as lines:
+    with files.explained(path), files.open_binary(path) as lines:
         for line in lines:
             try:
-                record = json.loads(line)
-            except ValueError:
+                record = json.loads(line.decode("utf-8", "replace"))
+            except (ValueError, RecursionError):
                 continue
             if isinstance(record, dict):
                 yield record
