@@ -26,6 +26,25 @@ FORBIDDEN_NAMES = {"utils", "util", "common", "misc", "helpers", "helper", "base
 EXECUTING_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "jsonpickle"}
 EXECUTING_CALLS = {"eval", "exec", "compile", "__import__"}
 EXECUTING_ATTRIBUTES = {("torch", "load"), ("yaml", "load"), ("yaml", "unsafe_load"), ("yaml", "full_load")}
+UNPICKLER = "checkpoint/unpickle.py"  # the one file that may call torch.load, and only for weights alone
+READER = "core/files.py"  # the one file that opens files
+CONFINER = (
+    "core/confine.py"  # a script of its own, which imports nothing of ours and tells the kernel what may be opened
+)
+READING_ATTRIBUTES = {
+    *(("np", name) for name in ("load", "fromfile", "memmap", "loadtxt", "genfromtxt")),
+    *(("numpy", name) for name in ("load", "fromfile", "memmap", "loadtxt", "genfromtxt")),
+    *(("torch", name) for name in ("load", "from_file")),
+    *(("tempfile", name) for name in ("TemporaryFile", "NamedTemporaryFile", "SpooledTemporaryFile")),
+    *((library, "load") for library in ("yaml", "tomllib", "toml")),
+    ("gzip", "GzipFile"),
+    ("zipfile", "ZipFile"),
+    ("tarfile", "TarFile"),
+    ("importlib", "resources"),
+}
+READING_NAMES = {"safe_open", "load_file", "open_code", "from_pretrained", "hf_hub_download"}
+READING_METHODS = {"read_bytes", "read_text", "write_bytes", "write_text"}
+OPEN_OTHER_THINGS = {"webbrowser", "checkpointer", "typer"}  # whose `open` opens no file here
 DYNAMIC_IMPORTERS = {"core/config.py", "__init__.py"}
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -177,10 +196,76 @@ def executing_complaints(package: Path) -> list[str]:
     return [
         f"{path}:{node.lineno}: {reason} can execute what it loads"
         for path, tree in sources(package).items()
+        for excused in [_weights_alone(tree) if path == UNPICKLER else set[ast.AST]()]
         for node in ast.walk(tree)
         for reason in _executes(node)
-        if isinstance(node, ast.stmt | ast.expr)
+        if isinstance(node, ast.stmt | ast.expr) and node not in excused
     ]
+
+
+def _weights_alone(tree: ast.Module) -> set[ast.AST]:
+    """Returns the `torch.load` of each call of it that has, literally, `weights_only=True` and nothing to undo it."""
+    calls = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load")
+    return {call.func for call in calls if _says_weights_only(call)}
+
+
+def _says_weights_only(call: ast.Call) -> bool:
+    words = {word.arg: word.value for word in call.keywords}
+    value = words.get("weights_only")
+    plain = words.keys() <= {"map_location", "weights_only", "mmap"} and len(call.args) == 1
+    return plain and isinstance(value, ast.Constant) and value.value is True
+
+
+def reading_complaints(package: Path) -> list[str]:
+    """Only `core/files.py` opens files: regular ones alone, in bounded memory, as data."""
+    return [
+        f"{path}:{node.lineno}: {reason}; let core/files.py do it"
+        for path, tree in sources(package).items()
+        if path not in (READER, CONFINER)
+        for excused in [_weights_alone(tree) | _of_open_files(tree) if path == UNPICKLER else set[ast.AST]()]
+        for node in ast.walk(tree)
+        for reason in _reads(node)
+        if isinstance(node, ast.stmt | ast.expr) and node not in excused
+    ]
+
+
+def _of_open_files(tree: ast.Module) -> set[ast.AST]:
+    """Returns what the unpickler does with a file that is open already, and is an archive."""
+    found: set[ast.AST] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call):
+            words = ast.unparse(node.func)
+            inner = ast.unparse(node.args[0]) if node.args else ""
+            if (words, inner) in {("zipfile.ZipFile", "source"), ("archive.open", "entry")}:
+                found |= {node, node.func}
+    return found
+
+
+def _reads(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        names = {alias.name for alias in node.names}
+        root = node.module or ""
+        yield from (f"imports {name}" for name in sorted(names & READING_NAMES))
+        yield from (f"imports {root}.{name}" for name in sorted(names) if (root, name) in READING_ATTRIBUTES)
+        if root in ("importlib.resources", "io", "os", "codecs", "gzip") and "open" in names:
+            yield f"imports {root}.open"
+    elif isinstance(node, ast.Attribute):
+        owner = ast.unparse(node.value)
+        if (owner, node.attr) in READING_ATTRIBUTES or node.attr in READING_NAMES:
+            yield f"uses {owner}.{node.attr}"
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+        if node.func.id == "open" or node.func.id in READING_NAMES:
+            yield f"calls {node.func.id}"
+    elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+        owner, method = ast.unparse(node.func.value), node.func.attr
+        if method in READING_METHODS and owner.split(".")[-1] != "files":
+            yield f"calls {owner}.{method}"
+        if method == "open" and owner.split(".")[-1] not in OPEN_OTHER_THINGS and not _to_nothing(node):
+            yield f"calls {owner}.open"
+
+
+def _to_nothing(call: ast.Call) -> bool:
+    return bool(call.args) and ast.unparse(call.args[0]) == "os.devnull"
 
 
 def _executes(node: ast.AST) -> Iterator[str]:

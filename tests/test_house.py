@@ -31,6 +31,7 @@ COMPLAINTS: list[Callable[[Path], list[str]]] = [
     house.size_complaints,
     house.name_complaints,
     house.executing_complaints,
+    house.reading_complaints,
     house.stub_complaints,
     house.forward_complaints,
     house.docstring_complaints,
@@ -84,6 +85,45 @@ BROKEN: list[tuple[Callable[[Path], list[str]], dict[str, str]]] = [
     (house.executing_complaints, {"data/a.py": "exec(text)"}),
     (house.executing_complaints, {"data/a.py": "np.load(path, allow_pickle=True)"}),
     (house.executing_complaints, {"data/a.py": "load(path, trust_remote_code=flag)"}),
+    (house.executing_complaints, {"checkpoint/unpickle.py": "torch.load(path)"}),
+    (house.executing_complaints, {"checkpoint/unpickle.py": "torch.load(path, weights_only=False)"}),
+    (house.executing_complaints, {"checkpoint/unpickle.py": "torch.load(path, weights_only=safe)"}),
+    (house.executing_complaints, {"checkpoint/unpickle.py": "torch.load(path, weights_only=True, **more)"}),
+    (house.executing_complaints, {"checkpoint/unpickle.py": "torch.load(path, weights_only=True, pickle_module=dill)"}),
+    (house.executing_complaints, {"checkpoint/unpickle.py": "load = torch.load\nload(path, weights_only=True)"}),
+    (house.executing_complaints, {"checkpoint/unpickle.py": "import pickle"}),
+    *(
+        (house.reading_complaints, {"data/a.py": code})
+        for code in (
+            "open(path)",
+            "with path.open('rb') as file: ...",
+            "def f():\n    return Path(path).read_text()",
+            "(folder / name).read_bytes()",
+            "path.write_text('x')",
+            "io.open(path)",
+            "os.open(path, os.O_RDONLY)",
+            "gzip.open(path)",
+            "tarfile.open(path)",
+            "zipfile.ZipFile(path)",
+            "np.load(path)",
+            "np.fromfile(path)",
+            "numpy.memmap(path)",
+            "torch.load(path, weights_only=True)",
+            "torch.from_file(path)",
+            "yaml.load(path)",
+            "from safetensors import safe_open",
+            "from safetensors.torch import load_file, save_file",
+            "safetensors.torch.load_file(path)",
+            "from torch import load",
+            "from io import open",
+            "AutoModel.from_pretrained(name)",
+            "importlib.resources.files('dougong').joinpath(name).read_text()",
+            "tempfile.NamedTemporaryFile()",
+            "other.files_of.read_text(path)",
+        )
+    ),
+    (house.reading_complaints, {"checkpoint/unpickle.py": "zipfile.ZipFile(path)"}),
+    (house.reading_complaints, {"checkpoint/unpickle.py": "torch.load(path)"}),
     (house.stub_complaints, {"nn/a.py": "def f():\n    raise Not" + "ImplementedError"}),
     (house.stub_complaints, {"nn/a.py": "x = 1  # TO" + "DO: more"}),
     (house.forward_complaints, {"nn/a.py": "class A:\n    def forward(self, x: Tensor) -> Float[Tensor, 'a b']: ..."}),
@@ -101,8 +141,15 @@ SOUND = {
     "core/config.py": '"""Config."""\nimport importlib\nimportlib.import_module("dougong.models.gpt")',
     "nn/attention.py": '"""Attention."""\nimport re\nfrom dougong.core import config\nre.compile("a")',
     "nn/norm.py": '"""Norm."""\n\n\ndef f(a, b, c, d, e, f, g): ...',
-    "models/gpt.py": '"""Model."""\nfrom dougong.nn.norm import f\nmodel.eval()\nnp.load(x, allow_pickle=False)',
-    "run.py": '"""Run."""\nimport json\njson.load(file)',
+    "models/gpt.py": '"""Model."""\nfrom dougong.nn.norm import f\nmodel.eval()\nread(x, allow_pickle=False)',
+    "run.py": (
+        '"""Run."""\nimport json\njson.loads(text)\nfiles.read_text(path)\nfiles.open_binary(path, "ab")\n'
+        "webbrowser.open(page)\nself.checkpointer.open(state)\nos.open(os.devnull, os.O_WRONLY)\nread_json(path)"
+    ),
+    "core/files.py": '"""Files."""\nopen(path)\nnp.memmap(file)\nfrom safetensors import safe_open',
+    "checkpoint/unpickle.py": (
+        '"""One."""\ntorch.load(path, map_location="cpu", weights_only=True, mmap=True)\nzipfile.ZipFile(source)'
+    ),
 }
 
 

@@ -178,7 +178,7 @@ def _check_zip(source: IO[bytes]) -> None:
                 _read_through(archive, entry)
 
 
-def _read_through(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+def _read_through(archive: Any, entry: zipfile.ZipInfo) -> None:
     try:
         with archive.open(entry) as part:
             while part.read(1 << 20):

@@ -90,6 +90,11 @@ def read_own(name: str) -> str:
     return importlib.resources.files("dougong").joinpath(*name.split("/")).read_text(encoding="utf-8")
 
 
+def own_names(folder: str) -> list[str]:
+    """Returns the names of the files in a folder of the package, sorted."""
+    return sorted(entry.name for entry in importlib.resources.files("dougong").joinpath(folder).iterdir())
+
+
 def open_binary(path: str | Path, mode: str = "rb") -> IO[bytes]:
     """Opens a file to read (`rb`), write anew (`wb`), append (`ab`) or both (`a+b`); errors are those of `explained`.
 

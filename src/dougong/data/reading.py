@@ -90,7 +90,7 @@ def raw_chunks(path: Path) -> Iterator[bytes]:
         FileError: The compressed stream is broken or ends too early.
     """
     unpack = {".gz": _gunzip, ".zst": _unzstd}.get(path.suffix.lower())
-    with files.explained(path), path.open("rb") as file:
+    with files.open_binary(path) as file, files.explained(path):
         stored = iter(lambda: file.read(_CHUNK), b"")
         yield from stored if unpack is None else unpack(stored, path)
 
@@ -344,8 +344,7 @@ def _parquet(path: Path, reading: Reading) -> Iterator[tuple[int, str | Bad]]:
         from pyarrow import parquet
     except ImportError as error:
         raise MissingExtra(f"reading {path.name}", "parquet") from error
-    with files.explained(path):
-        opened = path.open("rb")
+    opened = files.open_binary(path)
     try:
         with opened:
             file = parquet.ParquetFile(opened)

@@ -138,7 +138,7 @@ class Shards:
 
     def raw_validation_bytes(self) -> Iterator[bytes]:
         """Yields the validation text as UTF-8, a megabyte at a time."""
-        with files.explained(self.folder), (self.folder / "validation.txt").open("rb") as file:
+        with files.open_binary(self.folder / "validation.txt") as file, files.explained(self.folder):
             yield from iter(lambda: file.read(1 << 20), b"")
 
 
@@ -181,8 +181,7 @@ def once(folder: Path) -> Iterator[bool]:
 
     with files.explained(folder.parent, "written"):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        lock = (folder.parent / f"{folder.name}.lock").open("w")
-    with lock:
+    with files.open_binary(folder.parent / f"{folder.name}.lock", "wb") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -202,7 +201,7 @@ def _tokenize(divided: Divided, tokenizer: Tokenizer, folder: Path, shard: int) 
             stack.enter_context(_Part(folder / name, tokenizer.eot_id, dtype, shard))
             for name in ("train", "validation")
         )
-        text = stack.enter_context((folder / "validation.txt").open("wb"))
+        text = stack.enter_context(files.open_binary(folder / "validation.txt", "wb"))
         for group in _groups(divided.documents(tally)):
             ids = tokenizer.encode_batch([document.text for _, document in group])
             for (apart, document), tokens in zip(group, ids, strict=True):
@@ -252,8 +251,8 @@ class _Part:
         self.documents = self.bytes = self.document_bytes = 0
         self._files = contextlib.ExitStack()
         self._last = self._files.enter_context(contextlib.ExitStack())
-        self._starts = self._files.enter_context((folder / "starts.bin").open("wb"))
-        self._bytes = self._files.enter_context((folder / "bytes.bin").open("wb"))
+        self._starts = self._files.enter_context(files.open_binary(folder / "starts.bin", "wb"))
+        self._bytes = self._files.enter_context(files.open_binary(folder / "bytes.bin", "wb"))
 
     def __enter__(self) -> _Part:
         return self
@@ -292,7 +291,7 @@ class _Part:
             if not self.shards or self.shards[-1] == self.shard:
                 path = self.folder / f"tokens-{len(self.shards):05}.bin"
                 self._last.close()
-                self._tokens = self._last.enter_context(path.open("wb"))
+                self._tokens = self._last.enter_context(files.open_binary(path, "wb"))
                 self.shards.append(0)
             now = tokens[: self.shard - self.shards[-1]]
             self._tokens.write(now.tobytes())
@@ -359,7 +358,4 @@ def _verify(folder: Path, manifest: Manifest) -> None:
 
 
 def _mapped(path: Path, dtype: str) -> np.ndarray:
-    little = np.dtype(dtype).newbyteorder("<")
-    if not path.stat().st_size:  # which cannot be mapped
-        return np.empty(0, little)
-    return np.memmap(path, little, mode="r").view(np.ndarray)  # a plain array is sliced in half the time
+    return files.map_array(path, np.dtype(dtype).newbyteorder("<").str)

@@ -66,8 +66,7 @@ class Tokenizer:
         """Opens a `tokenizer.json`; see `from_folder`."""
         import tokenizers
 
-        with files.explained(path):
-            raw = Path(path).read_bytes()
+        raw = files.read_bytes(path)
         try:
             backend = tokenizers.Tokenizer.from_buffer(raw)
         except BaseException as error:  # the library's own panics are no Exceptions

@@ -6,14 +6,13 @@ Knows files and names. The shipped recipes are data of the package, found by the
 from __future__ import annotations
 
 import glob
-import importlib.resources
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dougong.core import files
 from dougong.core.config import did_you_mean, path_text
 from dougong.core.errors import RecipeError, UsageError
-from dougong.core.files import explained
 from dougong.recipe.document import MAX_BYTES, Document, Keys, parse
 from dougong.recipe.overrides import changed, merged, parse_override, parse_path
 from dougong.recipe.recipe import Recipe, validated
@@ -82,7 +81,7 @@ def _name_in(values: Any) -> str:
 
 def shipped_names() -> list[str]:
     """Returns the names of the recipes that come with the package."""
-    return sorted(file.name.removesuffix(".yaml") for file in _shipped().iterdir() if file.name.endswith(".yaml"))
+    return sorted(name.removesuffix(".yaml") for name in files.own_names("recipes") if name.endswith(".yaml"))
 
 
 def shipped_text(name: str) -> str:
@@ -95,11 +94,7 @@ def shipped_text(name: str) -> str:
     if name not in names:
         known = did_you_mean(name, names) or " See: dougong list recipes"
         raise UsageError(f"{name!r} is not a recipe.{known}", name="E-RECIPE")
-    return (_shipped() / f"{name}.yaml").read_text(encoding="utf-8")
-
-
-def _shipped() -> Any:
-    return importlib.resources.files("dougong") / "recipes"
+    return files.read_own(f"recipes/{name}.yaml")
 
 
 def _is_shipped(source: Any) -> bool:
@@ -128,8 +123,7 @@ def _read(source: Source) -> tuple[Document, Path | None]:
         path = path / RUN_RECIPE
     elif not path.exists() and path.name == str(source) and path.suffix not in (".yaml", ".yml"):
         shipped_text(str(source))
-    with explained(path), path.open("rb") as file:
-        return parse(file.read(MAX_BYTES + 1), str(path)), path.parent
+    return parse(files.read_bytes(path, MAX_BYTES + 1), str(path)), path.parent
 
 
 def _completed(values: Any) -> Any:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dougong.core.errors import UsageError
-from dougong.core.files import explained
+from dougong.core.files import explained, open_binary
 from dougong.recipe.sources import RUN_RECIPE, Source, is_inline, name_of, shipped_names
 
 RUNS = Path("runs")
@@ -128,18 +128,18 @@ def _locked(folder: Path) -> Iterator[None]:
     path, key = folder / LOCK, folder.resolve()
     if key in _held:
         raise UsageError(_taken(folder, os.getpid()), name="E-LOCKED")
-    with explained(path, "written"):
-        file = path.open("a+", encoding="utf-8")
-    with file:
+    with open_binary(path, "a+b") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             file.seek(0)
-            raise UsageError(_taken(folder, file.read().strip() or "unknown"), name="E-LOCKED") from error
+            raise UsageError(
+                _taken(folder, file.read(20).decode("ascii", "replace").strip() or "unknown"), name="E-LOCKED"
+            ) from error
         _held.add(key)
         try:
             file.truncate(0)
-            file.write(f"{os.getpid()}\n")
+            file.write(f"{os.getpid()}\n".encode())
             file.flush()
             yield
         finally:
