@@ -9,7 +9,7 @@ import typer
 
 from dougong.cli.options import Json, integer
 
-app = typer.Typer(rich_markup_mode=None, help="List, verify, compare and remove checkpoints.", no_args_is_help=True)
+app = typer.Typer(rich_markup_mode=None, help="List, verify, compare and remove checkpoints.")
 Run = Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a recipe's name for its newest run.")]
 
 
@@ -84,10 +84,15 @@ def diff(
         for name, how in found.tensors.items():
             print(f"{name}: {_how(how)}")
         for name, (one, other) in found.scalars.items():
-            print(f"{name}: {one} and {other}")
+            print(f"{name}: {_short(one)} and {_short(other)}")
         print(f"{found.first} and {found.second}: {'equal' if found.equal else 'different'}")
     if not found.equal:
         raise typer.Exit(1)
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
 
 
 def _how(how: Mapping[str, Any]) -> str:

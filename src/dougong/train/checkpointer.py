@@ -79,6 +79,7 @@ class Checkpointer:
             ResourceError: The next checkpoints would not fit.
         """
         train = {**self.config.model_dump(mode="json"), "precision": precision_name(state.dtype)}
+        del train["checkpoint"]["asynchronous"]  # it changes no byte, so not these either
         self.identity = {"train": train, **self.identity}
         allow = () if self.resume is None else tuple(self.resume.allow)
         before = {} if self._found is None else self._found.scalars["identity"]
