@@ -36,8 +36,8 @@ def overfit(subject: Subject) -> Result:
         return CLAIM.held(measured, allowed, losses[-1] / losses[0], SHARE)
     return CLAIM.broken(
         f"the loss on one batch must fall to {SHARE:g} of what it was, but fell from {losses[0]:.4f} to "
-        f"{min(losses):.4f} in {len(losses)} updates. Either the targets do not follow from the inputs, or the gradient "
-        "is not that of the loss.",
+        f"{min(losses):.4f} in {len(losses)} updates. Either the targets do not follow from the inputs, or the "
+        "gradient is not that of the loss.",
         measured,
         allowed,
     )

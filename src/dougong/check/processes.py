@@ -9,6 +9,8 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from dougong.check.peer import Sums, leave_work, read_sums, sums_of
 from dougong.check.result import Claim, Result
 from dougong.check.subject import EXACT, Outcome, Subject, compared, noisy
@@ -73,5 +75,5 @@ def _mean(shares: Sequence[Sums]) -> Outcome:
     """Returns the mean loss and gradient of all shares together."""
     weight = sum(share.weight for share in shares)
     names = {name: None for share in shares for name in share.gradients}
-    gradients = {name: sum(s.gradients[name] for s in shares if name in s.gradients) / weight for name in names}
+    gradients = {n: torch.stack([s.gradients[n] for s in shares if n in s.gradients]).sum(0) / weight for n in names}
     return Outcome(sum(share.loss for share in shares) / weight, gradients)

@@ -19,10 +19,10 @@ CLAIM = Claim("randomness", "dropout depends on seed, step and sample, and on no
 
 def randomness(subject: Subject) -> Result:
     """Runs the same step under two states of all global generators, and another step; names the module that draws."""
-    model = subject.model().to(subject.device).train()
+    model = subject.model().to(subject.device)
     batch = subject.rows(4, subject.limits.exact / 3)
     with _deterministic(subject.device):
-        one, first = _run(subject, model, batch, 1)
+        one, first = _run(subject, subject.model().to(subject.device), batch, 1)
         other, second = _run(subject, model, batch, 2)
     difference, worst = compared(one, other)
     if difference != 0:
@@ -48,7 +48,7 @@ def _run(subject: Subject, model: nn.Module, batch: Batch, seed: int) -> tuple[O
             if name:
                 hook = module.register_forward_hook(_noting(outputs, name))
                 stack.callback(hook.remove)
-        return stepped(subject, model, batch, torch.float32), outputs
+        return stepped(subject, model.train(), batch, torch.float32), outputs
 
 
 def _noting(outputs: dict[str, float], name: str) -> Any:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from dougong.core.errors import DougongError, ResourceError
+from dougong.core.errors import DougongError, ResourceError, is_memory
 
 Verdict = Literal["passed", "failed", "skipped"]
 
@@ -80,7 +80,7 @@ class Claim:
         Args:
             detail: What to say if it is not.
         """
-        measured, allowed = f"{difference:.1e} {unit}".rstrip(), f"{bound:.0e}"
+        measured, allowed = f"{difference:.1e} {unit}" if difference else f"0 {unit}", f"{bound:.0e}"
         if difference <= bound:
             return self.held(measured, allowed, difference, bound)
         return replace(self.broken(detail, measured, allowed), difference=difference, bound=bound)
@@ -93,10 +93,10 @@ def found(claim: Claim, check: Callable[[], Result]) -> Result:
         result = check()
     except DougongError as error:
         result = replace(claim.broken(str(error)), exit_code=error.exit_code)
-    except MemoryError as error:
-        code = ResourceError.exit_code
-        result = replace(claim.broken(f"the memory is full: {error or 'no more can be had'}."), exit_code=code)
     except Exception as error:  # of the model, the task or the data under proof: it is their finding, not our end
-        text = str(error).strip().split("\n")[0].rstrip(".")[:300]
-        result = claim.broken(f"{type(error).__name__} was raised: {text}.")
+        text = f"{type(error).__name__}: {error}".strip().split("\n")[0].rstrip(". ")[:300]
+        result = claim.broken(f"an error was raised: {text}.")
+        if is_memory(error):
+            full = f"the memory is full ({text}). Lower train.microbatch_size, or take a smaller model or context."
+            result = replace(claim.broken(full), exit_code=ResourceError.exit_code)
     return replace(result, seconds=time.perf_counter() - begin)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -93,10 +94,8 @@ def _run(subject: Subject, config: TrainConfig, batches: Sequence[Batch], folder
             resume=begun,
             attachments=[witness],
         )
-        try:
+        with contextlib.suppress(_Ended):
             fit(job)
-        except _Ended:
-            pass
     return witness
 
 
@@ -139,11 +138,8 @@ def _config(subject: Subject) -> TrainConfig:
 
 def _different(one: _Witness, other: _Witness) -> list[str]:
     """Returns the names of all that differs: losses and samples, tensors, numbers."""
-    steps = [
-        f"the loss or the samples of step {a[0]}"
-        for a, b in zip(one.samples[SAVED:], other.samples, strict=True)
-        if a != b
-    ]
+    pairs = zip(one.samples[SAVED:], other.samples, strict=True)
+    steps = [f"the loss or the samples of step {mine[0]}" for mine, theirs in pairs if mine != theirs]
     names = sorted(one.tensors.keys() | other.tensors.keys(), key=lambda name: (not name.startswith("buffer"), name))
     tensors = [name for name in names if not _equal(one.tensors.get(name), other.tensors.get(name))]
     numbers = [name for name in one.numbers if one.numbers[name] != other.numbers.get(name)]

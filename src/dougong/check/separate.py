@@ -20,7 +20,7 @@ ROWS = 3
 @torch.no_grad()
 def separate(subject: Subject) -> Result:
     """Compares losses in fp64, of what the task says must be equal and of each example alone."""
-    model, asked, worst = subject.stirred(), set[str](), 0.0
+    model, asked, worst = subject.stirred().eval(), set[str](), 0.0
     batch = subject.rows(ROWS, subject.limits.exact).to(next(model.parameters()).device).with_noise(None)
     faults = []
     for claim, pairs in groupby(_equalities(subject, batch), key=lambda equality: equality[0]):

@@ -145,19 +145,24 @@ def stepped(
         clip_norm=None,
         ema=None,
         early_stopping=None,
+        on_nonfinite="stop",
+        max_nonfinite=None,
     )
     state = State.create(config, model, dtype)
     witness = _Witness(state.parameters)
     state.optimizers, state.step = [witness], step
-    loss = optimizer_step(state, batch, subject.task).loss
-    return Outcome(loss, witness.gradients)
+    report = optimizer_step(state, batch, subject.task)
+    while report.skipped:  # fp16 overflowed: again, with the smaller scale that it leaves
+        state.step = step
+        report = optimizer_step(state, batch, subject.task)
+    return Outcome(report.loss, witness.gradients)
 
 
 def compared(one: Outcome, other: Outcome) -> tuple[float, str]:
     """Returns the largest relative difference of two outcomes, and what has it: `the loss`, or a parameter.
 
-    A gradient's difference is relative to its norm, or to 1/10,000 of all gradients' norm where it is smaller than that:
-    a gradient that is zero but for rounding has no relative difference.
+    A gradient's difference is relative to its norm, or where that is smaller to 1/10,000 of all gradients' norm: a
+    gradient that is zero but for rounding has no relative difference.
     """
     norms = {name: _norm(gradient) for name, gradient in other.gradients.items()}
     floor = 1e-4 * sum(norm**2 for norm in norms.values()) ** 0.5

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import typer
 import typer.main
 
-from dougong.core.errors import DougongError
+from dougong.core.errors import DougongError, is_memory
 
 JSON_ERRORS = "--json-errors"
 INTERRUPTED, BROKEN_PIPE = 130, 141
@@ -65,7 +65,7 @@ def explain(error: BaseException, app: Any = None) -> Failure:
         return Failure("E-INTERRUPTED", "interrupted before there was a state to save.", INTERRUPTED)
     if hasattr(error, "format_message"):
         return Failure("E-USAGE", _usage(error, app), 2)
-    if _is_memory(error):
+    if is_memory(error):
         return Failure(
             "E-MEMORY",
             f"the memory must hold the model and a microbatch, but is full ({_first_line(error)}). "
@@ -105,14 +105,6 @@ def _usage(error: Any, app: Any) -> str:
 def _options(error: Any) -> list[str]:
     command = getattr(getattr(error, "ctx", None), "command", None)
     return [option for parameter in getattr(command, "params", ()) for option in parameter.opts if option[0] == "-"]
-
-
-def _is_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    words = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
-    return isinstance(error, MemoryError) or (
-        isinstance(error, (RuntimeError, OSError)) and any(w in text for w in words)
-    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -114,3 +114,12 @@ class MissingExtra(UsageError):
 
     def __init__(self, feature: str, extra: str):
         super().__init__(f"{feature} needs a library that is not installed. Type: pip install 'dougong[{extra}]'")
+
+
+def is_memory(error: BaseException) -> bool:
+    """Tells whether an error says that the memory is full: Python's, torch's allocators', or the system's."""
+    text = str(error).lower()
+    words = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+    return isinstance(error, MemoryError) or (
+        isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)
+    )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from dougong.check import (
@@ -212,8 +213,9 @@ class _Rows:
         """Returns the batches of rows of a length, and the operations of one row."""
         if length not in self.found:
             parts = self.parts if length in (None, self.parts.data.seq_len) else self._cut(length)
-            model = build_on_meta(parts.recipe.model)
-            self.found[length] = (parts.batches(), flops_per_sample(model, parts.task))
+            with torch.enable_grad():
+                operations = flops_per_sample(build_on_meta(parts.recipe.model), parts.task)
+            self.found[length] = (parts.batches(), operations)
         return self.found[length]
 
     def _cut(self, length: int | None) -> Parts:

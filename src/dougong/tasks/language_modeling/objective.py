@@ -81,7 +81,7 @@ class LanguageModeling:
         return math.log(self.vocab_size)
 
     def uneven(self, batch: Batch) -> Batch:
-        """Returns the batch with as many of the last targets of row `r` left out as `r` says, so that weights differ."""
+        """Returns the batch with the last `r` targets of row `r` left out, so that weights differ."""
         return equalities.uneven(batch)
 
     def equalities(self, batch: Batch) -> Iterator[tuple[str, Batch, Sequence[Batch]]]:
