@@ -163,7 +163,7 @@ def test_200_kills_inside_saves_leave_a_whole_newest_checkpoint_200_times(tmp_pa
 
 
 def test_without_the_last_rename_kills_leave_torn_checkpoints(tmp_path: Path) -> None:
-    inside, good, torn = map(int, python(KILLS, str(tmp_path), "40", "in place")[-1].split())
+    _, good, torn = map(int, python(KILLS, str(tmp_path), "40", "in place")[-1].split())
     assert good + torn == 40
     assert torn > 5
 
