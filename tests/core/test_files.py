@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save_file
 
 from dougong.core import files
-from dougong.core.errors import FileError, ResourceError, UsageError
+from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
 
 
 def test_a_file_is_written_whole_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
@@ -138,6 +138,31 @@ def test_a_pipe_is_not_written(mode: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(FileError, match="must be a regular file"):
         files.open_binary(tmp_path / "pipe", mode)
+
+
+@pytest.mark.parametrize("mode", ["wb", "ab", "a+b"])
+def test_what_is_written_does_not_follow_a_link_to_another_file(mode: str, tmp_path: Path) -> None:
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "log").symlink_to("precious")
+    (tmp_path / "new").symlink_to("made")
+    (tmp_path / "nothing").symlink_to("/dev/null")
+    for name in ("log", "new"):
+        with pytest.raises(FileError, match="must be a file to write, but is a link"):
+            files.open_binary(tmp_path / name, mode)
+    assert (tmp_path / "precious").read_text() == "precious"
+    assert not (tmp_path / "made").exists()
+    files.open_binary(tmp_path / "nothing", mode).close()
+
+
+def test_settings_are_an_object_that_asks_for_no_code(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"a": [{"b": 1}], "__note__": "__class__"}')
+    assert files.read_settings(tmp_path / "a.json")["a"] == [{"b": 1}]
+    (tmp_path / "a.json").write_text('{"a": [{"b": {"_target_": "os.system"}}]}')
+    with pytest.raises(UntrustedError, match="must be data, but its key '_target_' asks for code"):
+        files.read_settings(tmp_path / "a.json")
+    (tmp_path / "a.json").write_text("[]")
+    with pytest.raises(FileError, match="must be a JSON object, but is a list"):
+        files.read_settings(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize(

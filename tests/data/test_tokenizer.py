@@ -229,11 +229,11 @@ def test_folder_without_tokenizer_is_a_usage_error(tmp_path: Path) -> None:
 def test_settings_that_ask_for_code_are_refused(tmp_path: Path) -> None:
     folder = saved(BytesConfig().build(list, list), tmp_path, auto_map={"AutoTokenizer": ["evil.Evil", None]})
     with pytest.raises(
-        UntrustedError, match=r"tokenizer_config\.json must be data, but its key auto_map asks for code"
+        UntrustedError, match=r"tokenizer_config\.json must be data, but its key 'auto_map' asks for code"
     ):
         Tokenizer.from_folder(folder)
     (folder / "tokenizer_config.json").write_text("[]")
-    with pytest.raises(FileError, match="must be a JSON object, but is list"):
+    with pytest.raises(FileError, match="must be a JSON object, but is a list"):
         Tokenizer.from_folder(folder)
 
 
@@ -249,3 +249,13 @@ def test_sentence_pieces_are_counted_in_bytes() -> None:
     backend = tokenizers.Tokenizer(models.BPE({"<0xE4>": 0, "##x": 1, "▁中": 2}, []))
     backend.add_special_tokens([EOT])
     assert np.array_equal(Tokenizer(backend).token_bytes, [1, 1, 4, 0])
+
+
+def test_a_number_that_would_take_memory_for_all_below_it_is_refused(tmp_path: Path) -> None:
+    folder = saved(BytesConfig().build(list, list), tmp_path)
+    path = folder / "tokenizer.json"
+    description = json.loads(path.read_text(encoding="utf-8"))
+    description["model"]["vocab"]["zzz"] = 4_000_000_000
+    path.write_text(json.dumps(description), encoding="utf-8")
+    with pytest.raises(FileError, match="must have token ids below 16,777,216"):
+        Tokenizer.from_folder(folder)

@@ -27,7 +27,6 @@ from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageE
 SHARD_BYTES = 5_000_000_000
 # The card is not under seal: people edit it. Of files that are added, those are refused that would be read.
 SEALED = seal.Terms({"README.md"}, (".safetensors", ".json"), files.member)
-_CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines", "_target_", "__class__", "__reduce__"}
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _TYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
@@ -145,26 +144,6 @@ def save_model(
         seal.seal(temporary, SEALED)
 
 
-def refuse_code(settings: Any, where: str) -> None:
-    """Refuses settings that ask for code to be run, at any depth.
-
-    Raises:
-        UntrustedError: Naming the key.
-    """
-    open_items = [settings]
-    while open_items:
-        item = open_items.pop()
-        if isinstance(item, Mapping):
-            for key in _CODE_KEYS & item.keys():
-                raise UntrustedError(
-                    f"{where} must be data, but its key {key!r} asks for code of its own. Take a model that one of "
-                    "the built-in architectures computes, or remove the key if this is one."
-                )
-            open_items.extend(item.values())
-        elif isinstance(item, list):
-            open_items.extend(item)
-
-
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -213,10 +192,7 @@ def _config_json(folder: Path) -> tuple[Mapping[str, Any], ModuleType]:
     if not path.exists():
         what = "does not exist" if not folder.exists() else "has no config.json"
         raise UsageError(f"{folder} must be a model folder, but {what}. Check the path.", name="E-PATH")
-    theirs = files.read_json(path)
-    if not isinstance(theirs, dict):
-        raise FileError(f"{path} must be a JSON object, but is a {type(theirs).__name__}.")
-    refuse_code(theirs, str(path))
+    theirs = files.read_settings(path)
     if theirs.get("quantization_config"):
         raise FileError(f"{path} must describe plain weights, but they are quantized. Take the unquantized model.")
     return theirs, dialect_of(theirs.get("model_type"))
@@ -257,9 +233,10 @@ def _weight_files(folder: Path) -> list[Path]:
         return [files.member(folder, name) for name in sorted(set(shards.values()))]
     pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickled:
+        source = folder if pickled[0].startswith("pytorch_model") else folder / pickled[0]
         raise UntrustedError(
             f"{folder} must hold safetensors, but holds {pickled[0]}, a pickle, which can run anything when opened. "
-            "Ask for safetensors, or convert it with transformers where you trust it."
+            f"Ask for safetensors, or import it: dougong import {source} --to NEW"
         )
     raise FileError(f"{folder} must hold model.safetensors, but does not. Check the path.")
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from dougong.core.errors import FileError, ResourceError, UsageError
+from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,6 +34,7 @@ JSON_VALUES = 4_000_000
 """Values of the largest JSON file that is read, at most; each takes some 60 bytes of memory, if it is empty."""
 JSON_DEPTH = 200
 """How deep the values of a JSON file may lie."""
+_CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines", "_target_", "__class__", "__reduce__"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -101,13 +102,14 @@ def open_binary(path: str | Path, mode: str = "rb") -> IO[bytes]:
     What is written so is not whole or absent: use it for logs, locks, and inside `new_folder`.
 
     Raises:
-        FileError: It is a pipe, a socket or a folder; or, to read, a device. It is not opened then, nor waited for.
+        FileError: It is a pipe, a socket or a folder; to read, a device; to write, a link. It is not opened then, nor
+            waited for.
     """
     with explained(path, "read" if mode == "rb" else "written"):
         if mode == "rb":
             return os.fdopen(_regular(path), mode)
-        if os.path.exists(path):
-            _refuse_special(path, os.stat(path), (stat.S_ISFIFO, stat.S_ISSOCK))
+        if os.path.lexists(path):
+            _check_writable(path)
         return open(path, mode)
 
 
@@ -125,6 +127,14 @@ def _regular(path: str | Path) -> int:
         os.close(descriptor)
         raise
     return descriptor
+
+
+def _check_writable(path: str | Path) -> None:
+    """Refuses a pipe, which would be waited for, and a link, which leads to a file that is somebody else's."""
+    to_nothing = os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode)
+    if os.path.islink(path) and not to_nothing:
+        raise FileError(f"{path} must be a file to write, but is a link. Remove the link.", name="E-PATH")
+    _refuse_special(path, os.stat(path), (stat.S_ISFIFO, stat.S_ISSOCK))
 
 
 def _refuse_special(path: str | Path, found: os.stat_result, kinds: tuple[Any, ...]) -> None:
@@ -220,6 +230,40 @@ def read_json(path: str | Path) -> Any:
         return parse_json(raw)
     except ValueError as error:
         raise FileError(f"{path} must be JSON, but is not: {error}.") from error
+
+
+def read_settings(path: str | Path) -> dict[str, Any]:
+    """Returns the JSON object of a file that stands beside weights; none of its keys asks for code.
+
+    Raises:
+        UntrustedError: One does, at any depth; the message names it.
+        FileError: It is no JSON object.
+    """
+    settings = read_json(path)
+    if not isinstance(settings, dict):
+        raise FileError(f"{path} must be a JSON object, but is a {type(settings).__name__}. Replace it.")
+    refuse_code(settings, str(path))
+    return settings
+
+
+def refuse_code(settings: Any, where: str) -> None:
+    """Refuses settings that ask for code to be run, at any depth.
+
+    Raises:
+        UntrustedError: Naming the key.
+    """
+    open_items = [settings]
+    while open_items:
+        item = open_items.pop()
+        if isinstance(item, dict):
+            for key in sorted(_CODE_KEYS & item.keys()):
+                raise UntrustedError(
+                    f"{where} must be data, but its key {key!r} asks for code of its own. Take a model that one of "
+                    "the built-in architectures computes, or remove the key if this is one."
+                )
+            open_items.extend(item.values())
+        elif isinstance(item, list):
+            open_items.extend(item)
 
 
 def parse_json(raw: bytes | str) -> Any:

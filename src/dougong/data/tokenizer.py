@@ -19,10 +19,11 @@ import numpy as np
 from jaxtyping import Int
 
 from dougong.core import files
-from dougong.core.errors import FileError, UntrustedError, UsageError
+from dougong.core.errors import FileError, UsageError
 
 EOT = "<|endoftext|>"
 _EOT_ELSEWHERE = (EOT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[SEP]")
+_MOST_TOKENS = 1 << 24  # ids have no holes to speak of; a single large one would take memory for all below it
 _SETTINGS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 
 
@@ -59,7 +60,7 @@ class Tokenizer:
             FileError: It is no tokenizer, or has no end-of-text token.
             UntrustedError: The settings ask for code.
         """
-        return cls.from_file(Path(folder) / "tokenizer.json", eot)
+        return cls.from_file(files.member(folder, "tokenizer.json"), eot)
 
     @classmethod
     def from_file(cls, path: str | Path, eot: str | None = None) -> Tokenizer:
@@ -74,6 +75,8 @@ class Tokenizer:
                 raise
             reason = str(error).split("\n")[0][:200]
             raise FileError(f"{path} must be a file of the tokenizers library, but is not: {reason}.") from error
+        if max(backend.get_vocab(with_added_tokens=True).values(), default=0) >= _MOST_TOKENS:
+            raise FileError(f"{path} must have token ids below {_MOST_TOKENS:,}, but has a larger one. Refused.")
         settings = _settings_beside(Path(path))
         return cls(backend, _find_eot(backend, settings, eot, path), settings)
 
@@ -230,18 +233,10 @@ def _sentence_piece(token: str) -> bytes:
 
 def _settings_beside(path: Path) -> dict[str, Any] | None:
     """Returns the `tokenizer_config.json` beside a tokenizer file, or None."""
-    beside = path.with_name("tokenizer_config.json")
+    beside = files.member(path.parent, "tokenizer_config.json")
     if not beside.exists():
         return None
-    settings = files.read_json(beside)
-    if not isinstance(settings, dict):
-        raise FileError(f"{beside} must be a JSON object, but is {type(settings).__name__}. Replace it.")
-    if "auto_map" in settings:
-        raise UntrustedError(
-            f"{beside} must be data, but its key auto_map asks for code of its own, which is never run. "
-            "Use a tokenizer without it."
-        )
-    return settings
+    return files.read_settings(beside)
 
 
 def _find_eot(backend: Any, settings: dict[str, Any] | None, wanted: str | None, path: str | Path) -> str:

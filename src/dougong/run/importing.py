@@ -16,7 +16,7 @@ from typing import Any
 
 from dougong.checkpoint.convert import dialect_of
 from dougong.checkpoint.unpickle import CAUGHT
-from dougong.checkpoint.weights import SHARD_BYTES, load_model, refuse_code
+from dougong.checkpoint.weights import SHARD_BYTES, load_model
 from dougong.core import files, isolation
 from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
 
@@ -119,7 +119,7 @@ def _settings(folder: Path) -> Iterator[tuple[str, bytes]]:
     for name in _SETTINGS:
         path = files.member(folder, name)
         if path.exists():
-            refuse_code(files.read_json(path), str(path))
+            files.read_settings(path)
             yield name, files.read_bytes(path)
 
 
