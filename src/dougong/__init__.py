@@ -13,9 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dougong.recipe import load as recipe
-    from dougong.run import Check, Comparison, Resume, Run, check, diff, doctor, evaluate, generate, import_weights
+    from dougong.run import (
+        Check,
+        Comparison,
+        Resume,
+        Run,
+        check,
+        diff,
+        doctor,
+        evaluate,
+        generate,
+        import_weights,
+        load,
+        train,
+    )
     from dougong.run import inventory as list
-    from dougong.run import load, train
 
 __version__ = "0.1.0"
 __all__ = [

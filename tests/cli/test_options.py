@@ -36,6 +36,7 @@ OPTIONS = {
     "import": ["--help", "--json", "--key", "--to", "SOURCE"],
     "recipe": ["--help", "--json", "--schema", "--set", "RECIPE"],
     "list": ["--help", "--json", "KIND"],
+    "diff": ["--help", "--json", "RUN_A", "RUN_B"],
     "doctor": ["--help", "--json"],
     "checkpoint list": ["--help", "--json", "RUN"],
     "checkpoint verify": ["--help", "--json", "--latest", "FOLDER"],

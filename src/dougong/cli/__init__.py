@@ -14,6 +14,7 @@ import typer
 
 from dougong.cli import checkpoint
 from dougong.cli.check import check
+from dougong.cli.diff import diff
 from dougong.cli.doctor import doctor
 from dougong.cli.evaluate import evaluate
 from dougong.cli.failure import JSON_ERRORS, run_guarded
@@ -35,6 +36,7 @@ app.command("generate")(generate)
 app.command("import")(import_)
 app.command("recipe")(recipe)
 app.command("list")(list_)
+app.command("diff")(diff)
 app.command("doctor")(doctor)
 app.add_typer(checkpoint.app, name="checkpoint")
 

@@ -5,6 +5,7 @@ Opens or creates a run folder, wires the parts that a recipe names, and hands th
 
 from dougong.run.checking import Check, check
 from dougong.run.checkpoints import diff_checkpoints, list_checkpoints, prune_checkpoints, verify_checkpoints
+from dougong.run.difference import Comparison, diff
 from dougong.run.doctor import doctor
 from dougong.run.evaluation import evaluate
 from dougong.run.generation import generate, load
@@ -15,9 +16,11 @@ from dougong.train.resume import Resume
 
 __all__ = [
     "Check",
+    "Comparison",
     "Resume",
     "Run",
     "check",
+    "diff",
     "diff_checkpoints",
     "doctor",
     "evaluate",
