@@ -12,6 +12,7 @@ import torch
 from dougong.check.result import Claim, Result
 from dougong.check.subject import Subject
 from dougong.core.contracts import Batch
+from dougong.train.blocks import prepared_blocks
 from dougong.train.config import TrainConfig
 from dougong.train.state import State
 from dougong.train.step import optimizer_step
@@ -51,19 +52,21 @@ def memory(subject: Subject) -> Result:
 def _on_cpu(subject: Subject, batch: Batch, config: TrainConfig) -> int:
     """Returns the bytes of the state, and on top the highest sum of what torch's allocator gave and took back."""
     state = State.create(config, subject.model().train(), subject.dtype)
-    optimizer_step(state, batch, subject.task)
+    with prepared_blocks(state.model, False, config.recompute):
+        optimizer_step(state, batch, subject.task)
+        changes = _allocations(lambda: optimizer_step(state, batch, subject.task))
     held = [*state.model.parameters(), *state.model.buffers()]
     held += [tensor for name in ("optimizer", "average") for tensor in state.tensors()[name].values()]
-    changes = _allocations(lambda: optimizer_step(state, batch, subject.task))
     return sum({t.data_ptr(): t.untyped_storage().nbytes() for t in held}.values()) + _highest(changes)
 
 
 def _on_cuda(subject: Subject, batch: Batch, config: TrainConfig) -> int:
     before = torch.cuda.memory_allocated(subject.device)
     state = State.create(config, subject.model().to(subject.device).train(), subject.dtype)
-    optimizer_step(state, batch, subject.task)
-    torch.cuda.reset_peak_memory_stats(subject.device)
-    optimizer_step(state, batch, subject.task)
+    with prepared_blocks(state.model, False, config.recompute):
+        optimizer_step(state, batch, subject.task)
+        torch.cuda.reset_peak_memory_stats(subject.device)
+        optimizer_step(state, batch, subject.task)
     return torch.cuda.max_memory_allocated(subject.device) - before
 
 

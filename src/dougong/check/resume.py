@@ -140,10 +140,15 @@ def _different(one: _Witness, other: _Witness) -> list[str]:
     """Returns the names of all that differs: losses and samples, tensors, numbers."""
     pairs = zip(one.samples[SAVED:], other.samples, strict=True)
     steps = [f"the loss or the samples of step {mine[0]}" for mine, theirs in pairs if mine != theirs]
-    names = sorted(one.tensors.keys() | other.tensors.keys(), key=lambda name: (not name.startswith("buffer"), name))
+    names = sorted(one.tensors.keys() | other.tensors.keys(), key=_likely_cause)
     tensors = [name for name in names if not _equal(one.tensors.get(name), other.tensors.get(name))]
     numbers = [name for name in one.numbers if one.numbers[name] != other.numbers.get(name)]
     return [*tensors, *steps, *numbers]
+
+
+def _likely_cause(name: str) -> tuple[int, str]:
+    """Returns a tensor's place: what only follows from what else was lost, as the weights do, comes last."""
+    return ["buffer", "optimizer", "average", "best", "model"].index(name.split(" ")[0]), name
 
 
 def _equal(one: Tensor | None, other: Tensor | None) -> bool:

@@ -1,0 +1,65 @@
+"""Compiled blocks are held against the blocks as written; where nothing is compiled, the reason is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from dougong.check import compiled as module
+from dougong.check.compiled import compiled
+from dougong.check.subject import Subject
+from dougong.core.errors import UsageError
+
+
+@pytest.fixture
+def compiling(made: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch) -> Subject:
+    """A subject that asks for a compiler, on a machine that has one."""
+    monkeypatch.setattr(module, "choose_compile", lambda config, model, seconds: (True, "asked for"))
+    return made(train={"compile": True})
+
+
+def pretend(factor: float) -> Callable[[nn.Module], None]:
+    """A compiler that is wrong by a factor (the true one takes half a minute: `dougong check gpt-stdlib` runs it)."""
+
+    def compile(block: nn.Module) -> None:
+        call: Any = block._call_impl
+        block._compiled_call_impl = lambda *args, **kwargs: call(*args, **kwargs) * factor
+
+    return compile
+
+
+def test_a_compiler_that_rounds_elsewhere_passes(compiling: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", pretend(1 + 1e-6))
+    result = compiled(compiling)
+    assert result.verdict == "passed"
+    assert result.difference is not None
+    assert 0 < result.difference < 1e-4
+
+
+def test_a_compiler_that_is_wrong_is_named(compiling: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nn.Module, "compile", pretend(0.5))
+    result = compiled(compiling)
+    assert (result.verdict, result.exit_code) == ("failed", 1)
+    assert "differs most between compiled and eager" in result.detail
+
+
+def test_what_is_not_compiled_is_skipped_with_the_reason(made: Callable[..., Subject]) -> None:
+    assert compiled(made()).detail == "train.compile is false."
+
+
+def test_a_lack_of_a_compiler_is_a_reason_unless_one_is_asked_for(
+    made: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*_: Any) -> Any:
+        raise UsageError("there is no C++ compiler here")
+
+    monkeypatch.setattr(module, "choose_compile", none)
+    subject = made(train={"compile": "auto"})
+    assert (compiled(subject).verdict, compiled(subject).detail) == ("skipped", "there is no C++ compiler here")
+    asked = replace(subject, config=subject.config.replace(compile=True))
+    with pytest.raises(UsageError):
+        compiled(asked)
