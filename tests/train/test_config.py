@@ -143,21 +143,21 @@ def test_on_nonfinite_and_its_limit_decide_whether_a_run_survives_bad_batches(tm
 
 def test_every_field_of_spike_decides_when_a_run_warns_or_goes_back(tmp_path: Path) -> None:
     def found(name: str, **options: Any) -> list[tuple[str, int]]:
-        batches = SmallBatches(loud={16: 40.0, 18: 5.0, 20: 40.0})
-        run = {"steps": 24, "checkpoint": {"every": 5}, "optimizer": {"name": "sgd", "lr": 1e-5}, "batches": batches}
+        batches = SmallBatches(loud={26: 40.0, 28: 5.0, 30: 40.0})
+        run = {"steps": 34, "checkpoint": {"every": 5}, "optimizer": {"name": "sgd", "lr": 1e-5}, "batches": batches}
         with contextlib.suppress(NonFiniteError):
             fit(job(tmp_path / name, **run, spike=options or None))
         events = read_run(tmp_path / name)[1]
         return [(event["event"], event["step"]) for event in events if event["event"] in ("spike", "rewind")]
 
     assert found("none") == []
-    assert found("window", window=10, threshold=100.0) == [("spike", 17), ("spike", 21)]
-    assert found("a window longer than the run", window=30, threshold=100.0) == []
-    assert found("threshold", window=10, threshold=10.0) == [("spike", 17), ("spike", 19), ("spike", 21)]
-    going_back = {"window": 10, "threshold": 100.0, "action": "rewind"}
-    assert found("action", **going_back) == [("rewind", 17)]
-    assert found("pass over", **going_back, pass_over=1) == [("rewind", 17), ("rewind", 20)]
-    assert found("max rewinds", **going_back, pass_over=1, max_rewinds=1) == [("rewind", 17)]
+    assert found("window", window=20, threshold=100.0) == [("spike", 27), ("spike", 31)]
+    assert found("a window longer than the run", window=40, threshold=100.0) == []
+    assert found("threshold", window=20, threshold=10.0) == [("spike", 27), ("spike", 29), ("spike", 31)]
+    going_back = {"window": 20, "threshold": 100.0, "action": "rewind"}
+    assert found("action", **going_back) == [("rewind", 27)]
+    assert found("pass over", **going_back, pass_over=1) == [("rewind", 27), ("rewind", 30)]
+    assert found("max rewinds", **going_back, pass_over=1, max_rewinds=1) == [("rewind", 27)]
 
 
 def test_grace_is_how_long_a_signal_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

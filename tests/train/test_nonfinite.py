@@ -68,7 +68,10 @@ def test_a_buffer_that_is_no_number_is_named_but_one_that_masks_is_not() -> None
     model.norm.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
     assert told(model, batch=SmallBatches(poison=0)[0]) == "the field y of the batch is not finite."
     model.norm.mask[0] = torch.nan
-    assert told(model, batch=SmallBatches(poison=0)[0]) == "the weight norm.mask of norm (LayerNorm) was not finite before this step."
+    assert (
+        told(model, batch=SmallBatches(poison=0)[0])
+        == "the weight norm.mask of norm (LayerNorm) was not finite before this step."
+    )
 
 
 @pytest.mark.parametrize("microbatch_size", [None, 5])

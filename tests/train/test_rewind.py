@@ -83,7 +83,7 @@ def test_what_is_learnt_is_kept_and_all_else_is_of_the_steps_done_again(tmp_path
         def maybe_run(self, state: State, report: Report) -> None:
             states.append({name: value for name, value in state.scalars().items() if name != "last"})
 
-    options = {**BACK, "batches": SmallBatches(poison=(7, 10)), "spike": {"window": 10}}
+    options = {**BACK, "batches": SmallBatches(poison=(7, 10)), "spike": {"window": 20}}
     fit(job(tmp_path, Small(dropout=0.2), attachments=[Look()], **options))
     before, after = ([s for s in states if s["step"] == 7][place] for place in (0, 1))
     assert (before.pop("passed_over"), before.pop("rewinds")) == ([], {})

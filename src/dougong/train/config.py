@@ -324,7 +324,7 @@ class ProfileConfig(Config):
 class SpikeConfig(Config):
     """Watches for a loss far above the last ones; going back is the remedy of Chowdhery et al. 2022, section 5.1."""
 
-    window: Annotated[int, Field(ge=10)] = 100
+    window: Annotated[int, Field(ge=20)] = 100
     """How many losses a new one is held against; until there are so many, none is a spike."""
     threshold: PositiveFloat = 10.0
     """Median absolute deviations above the median from which a loss is a spike."""
