@@ -25,6 +25,14 @@ def shared(path: str) -> Path:
     return found
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Lets the run write `docs/reliability.md`; a worker of xdist sees only some of the tests and writes nothing."""
+    from tests.faults.reliability import Reliability
+
+    if not hasattr(config, "workerinput"):
+        config.pluginmanager.register(Reliability(), "reliability")
+
+
 @pytest.fixture(autouse=True)
 def fixed_randomness() -> None:
     """Seeds torch, so that a test that draws its inputs draws the same ones every time."""

@@ -1,4 +1,7 @@
-"""Fault 14 for text: a corrupt sample stops the run with shard, place and reason, or is left aside and counted."""
+"""Row 14: a corrupt sample: broken, cut off, of another encoding or form, empty. Promise: the run stops with exit 3 and
+names file, line and reason; or, with `max_bad_samples`, leaves such samples aside, writes down which, and counts: read
+equals used and quarantined together, and what is used is what would be used without them.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""Row 19: two runs in one folder, an existing run without --resume, folders that cannot be written.
-
-Promise: refused before anything is allocated, the holder's pid named, a stale lock recovered, nothing overwritten.
+"""Row 19: two runs in one folder, a run that is there already, a folder or disk that cannot be written. Promise:
+refused before anything is allocated, with exit 2 or 4; the process that holds the folder is named; the lock of one that
+is gone is recovered; nothing is overwritten.
 """
 
 from __future__ import annotations
