@@ -27,7 +27,7 @@ from dougong.recipe.sources import RUN_RECIPE, Source, anchored, model_folder
 from dougong.run.card import write_card
 from dougong.run.evaluation import compressed_bits_per_byte, full_evaluation
 from dougong.run.folder import claimed, is_run, new_run_folder, newest_run_folder
-from dougong.run.memory import require_memory
+from dougong.run.memory import MemoryWatch, require_memory
 from dougong.run.parts import Parts, prepare
 from dougong.run.sampler import Sampler
 from dougong.train.loop import Job, Outcome, fit
@@ -145,14 +145,16 @@ def _run(recipe: Recipe, folder: Path, resume: Resume | None, order: Order) -> R
         _require_same_data(parts, folder, resume)
     names = [name for name in (RUN_RECIPE, "plan.json") if (folder / name).exists()]
     before = {name: files.read_bytes(folder / name) for name in names}
-    began: list[int] = []
-    job = _job(parts, folder, resume, order, lambda report: began.append(report.step) if not began else None)
+    watch = MemoryWatch(parts)
+    with watch:
+        job = _job(parts, folder, resume, order, watch)
     try:
-        outcome = fit(job)
+        with watch:
+            outcome = fit(job)
     except Preempted as error:
         raise Preempted(f"{str(error).split('. The same')[0]}. Go on with: dougong train {folder} --resume") from error
     except DougongError:
-        if not began:  # what was asked for now may not go on with what was begun: the folder stays as it was
+        if not watch.step:  # what was asked for now may not go on with what was begun: the folder stays as it was
             for name, content in before.items():
                 files.write_whole(folder / name, content)
         raise
@@ -174,15 +176,21 @@ def _require_same_data(parts: Parts, folder: Path, resume: Resume) -> None:
     before, now = plan.get("data", {}).get("fingerprint"), parts.data.fingerprint
     if before is None or before == now:
         return
-    asked, asks = (_data_values(recipe, now) for recipe in (load(folder), parts.recipe))
-    if asked == asks and not {"data", "data.fingerprint"} & set(resume.allow):
+    begun = load(folder)
+    asks = _cutting(parts.recipe, now)
+    if _cutting(begun, now) == asks and not {"data", "data.fingerprint"} & set(resume.allow):
         raise FileError(
             f"the data must be what {folder} began with (sha256 {before[:12]}), but is {now[:12]}: "
             f"{parts.data.source} or how it is cut has changed. Put it back, start a new run, or permit it with "
             "--allow data.",
             name="E-DATA",
         )
-    permitted({"data": {**asked, "fingerprint": before}}, {"data": asks}, resume.allow)
+    permitted(_cutting(begun, before), asks, resume.allow)
+
+
+def _cutting(recipe: Recipe, fingerprint: str) -> dict[str, Any]:
+    """Returns all that decides which data there is and how it is cut: the model's context is a part of that."""
+    return {"data": _data_values(recipe, fingerprint), "model": recipe.values()["model"]}
 
 
 def _data_values(recipe: Recipe, fingerprint: str) -> dict[str, Any]:
@@ -190,14 +198,11 @@ def _data_values(recipe: Recipe, fingerprint: str) -> dict[str, Any]:
     return {**anchored(recipe.values(), Path(), absolute=True)["data"], "fingerprint": fingerprint}
 
 
-def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, began: Observer) -> Job:
+def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, watch: MemoryWatch) -> Job:
     recipe, train = parts.recipe, parts.recipe.train
     device = choose_device(train.device)
     counted = count(recipe)
-    log.say(
-        f"plan: {counted.flops_per_sample * parts.sizes().size(0) / 1e9:,.1f} GFLOP a step; "
-        f"{counted.state_bytes / 1e6:,.0f} MB of weights, gradients and optimizer state, and activations on top"
-    )
+    log.say(f"plan: {counted.flops_per_sample * parts.sizes().size(0) / 1e9:,.1f} GFLOP a step; {watch.predicted}")
     model = new_model(recipe)
     plan = _plan(parts, dataclasses.asdict(counted))
     values = anchored(recipe.values(), Path(), absolute=True)
@@ -224,7 +229,7 @@ def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, began:
             "init_from": values["init_from"],
             "data": _data_values(recipe, parts.data.fingerprint),
         },
-        observers=[began, *order.observers],
+        observers=[watch.observe, *order.observers],
         attachments=[Sampler(train.samples, train.seed, parts, folder / "samples", dtype)]
         if train.samples.prompts
         else [],

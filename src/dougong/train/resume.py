@@ -139,7 +139,8 @@ def _short(value: Any) -> str:
 
 
 def _near(name: str, known: Sequence[str]) -> str:
-    return did_you_mean(name, [*known]) or did_you_mean(name, [n for n in known if n.endswith(f".{name}")])
+    inner = [full for full in known if full.endswith(f".{name}")]
+    return f" Did you mean {inner[0]}?" if inner else did_you_mean(name, [*known])
 
 
 def _names(nested: Mapping[str, Any], path: str = "") -> Iterator[str]:
