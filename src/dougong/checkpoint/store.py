@@ -278,6 +278,7 @@ def load(folder: Path) -> Checkpoint:
             file and the tensor.
     """
     folder = Path(folder)
+    files.refuse_pickles(folder)
     verify(folder)
     groups = {path.stem: files.read_tensors(path) for path in sorted(folder.glob("*.safetensors"))}
     return Checkpoint(folder, groups, read_scalars(folder))

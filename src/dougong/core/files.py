@@ -34,6 +34,8 @@ JSON_VALUES = 4_000_000
 """Values of the largest JSON file that is read, at most; each takes some 60 bytes of memory, if it is empty."""
 JSON_DEPTH = 200
 """How deep the values of a JSON file may lie."""
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".distcp", ".metadata")
+"""Endings of the names of files that are, or may hold, pickles."""
 _CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines", "_target_", "__class__", "__reduce__"}
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -264,6 +266,21 @@ def refuse_code(settings: Any, where: str) -> None:
             open_items.extend(item.values())
         elif isinstance(item, list):
             open_items.extend(item)
+
+
+def refuse_pickles(folder: str | Path) -> None:
+    """Refuses a folder of ours that holds what is pickled, by its name; nothing of it is opened.
+
+    Raises:
+        UntrustedError: Naming the file.
+    """
+    with explained(folder):
+        pickled = sorted(entry.name for entry in os.scandir(folder) if entry.name.lower().endswith(PICKLES))
+    if pickled:
+        raise UntrustedError(
+            f"{folder} must hold safetensors and JSON alone, but holds {pickled[0]}, a pickle, which can run anything "
+            "when opened. It is not opened: remove it, if the rest is known."
+        )
 
 
 def parse_json(raw: bytes | str) -> Any:

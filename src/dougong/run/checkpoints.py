@@ -110,6 +110,7 @@ def verify_checkpoints(source: str | Path, latest: bool = False) -> list[str]:
     for folder, is_model in _sealed(Path(source), latest):
         try:
             if not is_model:
+                files.refuse_pickles(folder)
                 verify(folder)
             elif not verify_model(folder):
                 raise FileError(f"{folder} must have a manifest.json, but has none: what is in it cannot be verified.")

@@ -14,9 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from dougong.checkpoint import seal
 from dougong.checkpoint.convert import dialect_of
 from dougong.checkpoint.unpickle import CAUGHT
-from dougong.checkpoint.weights import SHARD_BYTES, load_model
+from dougong.checkpoint.weights import SEALED, SHARD_BYTES, load_model
 from dougong.core import files, isolation
 from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
 
@@ -26,6 +27,8 @@ _VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 _LARGEST = 500_000_000
 """Bytes of the largest file of a vocabulary."""
 _SECONDS = 3600.0
+_ADVICE = "Ask for safetensors, or for a file of torch.save(model.state_dict())."
+_ZIP, _PICKLE, _MAGIC = b"PK\x03\x04", b"\x80", b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the last: of torch.save before 1.6
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,7 @@ def import_weights(source: str | Path, to: str | Path, key: str | None = None) -
         for name, content in beside.items():
             files.write_whole(folder / name, content)
         types, total = _named(folder, [path for paths, _ in found for path in paths])
+        seal.seal(folder, SEALED)
         opens = _opens(folder)
         names = sorted(path.name for path in folder.iterdir())
     told = [answer for _, answer in found]
@@ -140,9 +144,11 @@ def _check(pickled: Sequence[Path], to: Path) -> None:
     for path in pickled:
         with files.open_binary(path) as file:
             total += os.fstat(file.fileno()).st_size
-            length = int.from_bytes(file.read(8), "little")
-            if file.read(1) == b"{" and 2 <= length < total:
+            head = file.read(64)
+            if head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < total:
                 raise UsageError(f"{path} must be pickled, but is a safetensors file already. Use it as it is.")
+            if not head.startswith(_ZIP) and not (head.startswith(_PICKLE) and _MAGIC in head):
+                raise FileError(f"{path} must be a file of torch.save, but does not begin like one. {_ADVICE}")
     free = files.free_bytes(to)
     if free < total:
         raise ResourceError(
@@ -187,10 +193,9 @@ def _answer(source: Path, outcome: isolation.Outcome) -> dict[str, Any]:
         UntrustedError: It was ended, or refused the file for what it asks for.
         FileError: It refused the file.
     """
-    advice = "Ask for safetensors, or for a file of torch.save(model.state_dict())."
     last = _harmless((outcome.err.decode(errors="replace").strip().splitlines() or [""])[-1], 100)
     if outcome.exit_code == CAUGHT:
-        raise UntrustedError(f"{source} must hold tensors alone, but reading it led to {last}. Refused. {advice}")
+        raise UntrustedError(f"{source} must hold tensors alone, but reading it led to {last}. Refused. {_ADVICE}")
     if outcome.exit_code != 0:
         how = f"over its limit of {outcome.broken}" if outcome.broken else f"with code {outcome.exit_code}: {last}"
         raise UntrustedError(f"{source} must be a file of torch.save, but the process that read it ended {how}.")
@@ -198,7 +203,7 @@ def _answer(source: Path, outcome: isolation.Outcome) -> dict[str, Any]:
         answer = files.parse_json(outcome.out)
         if "refused" in answer:
             kind = {kind.name: kind for kind in (UntrustedError, FileError, ResourceError)}[answer["name"]]
-            raise kind(f"{source} {_harmless(answer['refused'], 1000)}. {advice}")
+            raise kind(f"{source} {_harmless(answer['refused'], 1000)}. {_ADVICE}")
         left_out = [(_harmless(name, 200), _harmless(kind, 100)) for name, kind in answer["left_out"]]
         return {"key": _harmless(answer["key"], 200), "left_out": left_out}
     except (ValueError, KeyError, TypeError) as error:
