@@ -23,6 +23,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ EMBEDDED: dict[str, Any] = {
         "validation": {"by": "position", "fraction": 0.02},
     },
     "train": {
-        "steps": 400,
+        "steps": 300,
         "workers": 2,
         "batch_size": 16,
         "microbatch_size": 8,
@@ -407,16 +408,20 @@ def controlled(setting: Setting, recipe: Any, tell: Callable[[str, bool | None],
     """
     setting.finish("short")
     setting.kill_after("short-killed", SHORT_KILL)
-    found: dict[str, bool | None] = {}
-    for name, control in CONTROLS.items():
-        found[name] = _controlled(setting, name, control) if control.needs(recipe) else None
-        tell(name, found[name])
+    names = [name for name, control in CONTROLS.items() if control.needs(recipe)]
+    found: dict[str, bool | None] = dict.fromkeys(CONTROLS)
+    with ThreadPoolExecutor(2) as pool:  # each of one thread: two cores are enough
+        for name, equal in zip(names, pool.map(lambda name: _controlled(setting, name), names), strict=True):
+            found[name] = equal
+            tell(name, equal)
+    for name in CONTROLS.keys() - names:
+        tell(name, None)
     return found
 
 
-def _controlled(setting: Setting, name: str, control: Control) -> bool:
+def _controlled(setting: Setting, name: str) -> bool:
     unbroken, resumed = "short", f"without-{name}"
-    if control.throughout:
+    if CONTROLS[name].throughout:
         unbroken = f"unbroken-without-{name}"
         setting.finish(unbroken, name)
         setting.kill_after(resumed, SHORT_KILL, name)
@@ -442,7 +447,8 @@ def prove(setting: Setting, kills: int, seed: int, show: Callable[[str], None]) 
     found = killed(setting, "killed", kills, seed, steps, lambda kill: show(_of_kill(kill)))
     same = compared(setting.work / "unbroken", setting.work / "killed")
     show(f"\n{'compared':<36}killed and unbroken\n" + "\n".join(_row(words, equal) for words, equal in same.items()))
-    short = replace(setting, overrides=[*setting.overrides, *_overrides(SHORT)])
+    overrides = [*setting.overrides, *_overrides(SHORT)]
+    short = replace(setting, overrides=overrides, environment={**setting.environment, "OMP_NUM_THREADS": "1"})
     show(f"\n{'switched off while resuming':<36}short runs of {SHORT['train']['steps']} steps, not compiled")
     controls = controlled(
         short, load(short.recipe, short.overrides), lambda name, equal: show(_of_control(name, equal))
