@@ -175,7 +175,7 @@ def test_going_back_is_counted_written_down_and_reproducible_even_when_killed(tm
     steps = [read_run(tmp_path / name)[0] for name in ("one", "killed")]
     assert [step["samples"] for step in steps[0]] == [step["samples"] for step in steps[1]]
     events = [event for event in read_run(tmp_path / "one")[1] if event["event"] == "rewind"]
-    assert [(e["step"], e["to"], e["passed_over"]) for e in events] == [(7, 5, [[7, 7]]), (7, 5, [[8, 8]])]
+    assert [(e["step"], e["to"], e["passed_over"]) for e in events] == [(8, 5, [[7, 7]]), (8, 5, [[8, 8]])]
     scalars = newest(tmp_path / "one")["scalars"]
     assert (scalars["rewinds"], scalars["passed_over"]) == ({"nonfinite": 2}, [[7, 8]])
     with pytest.raises(NonFiniteError, match=r"step 8: .* The run went back 1 times already") as caught:

@@ -69,7 +69,7 @@ def test_going_back_passes_the_bad_batch_over_and_takes_all_others_in_order(tmp_
     assert numbers == [0, 1, 2, 3, 4, 5, 6, 8, 9, 10, 11, 12]
     assert rewinds(tmp_path) == [
         {
-            "event": "rewind", "step": 7, "to": 6, "passed_over": [[7, 7]], "cause": "nonfinite",
+            "event": "rewind", "step": 8, "to": 6, "passed_over": [[7, 7]], "cause": "nonfinite",
             "reason": "step 8: every number must be finite, but the loss is not (samples 84 to 95). "
             "The first bad tensor: the field y of the batch is not finite.",
         }

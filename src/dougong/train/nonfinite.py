@@ -26,12 +26,13 @@ class NonFiniteStep(NonFiniteError):
     """A step with a number that is not finite; the weights are those of before.
 
     Attributes:
+        step: Its number, counted from 1.
         reason: What was found, without the advice.
     """
 
-    def __init__(self, reason: str, advice: str):
-        super().__init__(f"{reason} {advice}")
-        self.reason = reason
+    def __init__(self, step: int, finding: str, advice: str):
+        self.step, self.reason = step, f"step {step}: {finding}"
+        super().__init__(f"{self.reason} {advice}")
 
 
 @dataclass
@@ -74,7 +75,8 @@ def require_finite_weights(state: State) -> None:
     largest = torch._foreach_norm([p.detach() for p in state.parameters.values()], torch.inf)
     if not bool(torch.isfinite(torch.stack([norm.float() for norm in largest])).all()):
         raise NonFiniteStep(
-            f"step {state.step}: every weight must be finite to be saved, but {_bad_weight(state.model)} is not.",
+            state.step,
+            f"every weight must be finite to be saved, but {_bad_weight(state.model)} is not.",
             "Nothing was saved of it: the last checkpoint is as it was. Lower the learning rate, or add warm-up.",
         )
 

@@ -40,7 +40,7 @@ class Rewinder:
             raise error
         if state.rewinds.get("nonfinite", 0) >= self.config.nonfinite_allowed:
             raise NonFiniteError(f"{error} The run went back {self.config.nonfinite_allowed} times already.") from error
-        self._go_back(state, "nonfinite", (number, number), error.reason)
+        self._go_back(state, "nonfinite", (number, number), error.step, error.reason)
 
     def after_spike(self, state: State, number: int, report: Report) -> bool:
         """Warns of a loss that spikes, or goes back and passes over a window around its batch; tells whether it did.
@@ -65,18 +65,18 @@ class Rewinder:
                 name="E-DIVERGED",
             )
         first = number - size // 2
-        self._go_back(state, "spike", (first, first + size - 1), f"{reason}.")
+        self._go_back(state, "spike", (first, first + size - 1), report.step, f"{reason}.")
         return True
 
-    def _go_back(self, state: State, cause: str, batches: tuple[int, int], reason: str) -> None:
+    def _go_back(self, state: State, cause: str, batches: tuple[int, int], step: int, reason: str) -> None:
         """Loads the checkpoint; what the state's docstring says must not be forgotten is kept."""
-        at, passed_over, rewinds = state.step, state.passed_over, {**state.rewinds}
+        passed_over, rewinds = state.passed_over, {**state.rewinds}
         rewinds[cause] = rewinds.get(cause, 0) + 1
         to = self.checkpointer.rewind(state)
         state.passed_over, state.rewinds = passed_over, rewinds
         first = max(batches[0], state.batch_number)
         state.pass_over(first, batches[1])
-        self.recorder.event("rewind", at, to=to, passed_over=[[first, batches[1]]], cause=cause, reason=reason)
+        self.recorder.event("rewind", step, to=to, passed_over=[[first, batches[1]]], cause=cause, reason=reason)
         self.recorder.flush()
         left_out = "batch" if first == batches[1] else "batches"
         log.warn(f"{reason} Back to step {to}; {left_out} {written([(first, batches[1])])} will be passed over.")

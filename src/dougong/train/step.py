@@ -235,14 +235,11 @@ def _skip(state: State, microbatches: Sequence[Batch], task: Task, loss: float) 
     what = "gradient" if math.isfinite(loss) else "loss"
     found = first_bad(state, microbatches, lambda microbatch: _loss(state, microbatch, task))
     samples = written(ranges(torch.cat([microbatch.samples for microbatch in microbatches])))
-    reason = (
-        f"step {state.step + 1}: every number must be finite, but the {what} is not (samples {samples}). "
-        f"The first bad tensor: {found}."
-    )
+    finding = f"every number must be finite, but the {what} is not (samples {samples}). The first bad tensor: {found}."
     skips, allowed = state.config.on_nonfinite == "skip", state.config.nonfinite_allowed
     if skips and state.nonfinite < allowed:
         state.skipped, state.nonfinite = state.skipped + 1, state.nonfinite + 1
-        return reason
+        return f"step {state.step + 1}: {finding}"
     _clear(state)
     used = f" ({allowed} such steps were allowed)" if skips else ""
-    raise NonFiniteStep(reason, f"No weight was changed{used}. {ADVICE}")
+    raise NonFiniteStep(state.step + 1, finding, f"No weight was changed{used}. {ADVICE}")
