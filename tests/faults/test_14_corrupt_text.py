@@ -11,12 +11,15 @@ from pathlib import Path
 
 import pytest
 
+from dougong.cli import app
+from dougong.cli.failure import run_guarded
 from dougong.core import log
 from dougong.core.config import validate
 from dougong.core.errors import FileError
 from dougong.data.datasets.text import TextConfig, TextData
 from dougong.data.source import Tally
 from tests.conftest import shared
+from tests.tiny import write_recipe
 
 GOOD = [f"good record {number} with some text in it" for number in range(60)]
 BAD = {
@@ -57,6 +60,19 @@ def test_default_is_to_stop_and_name_shard_line_and_reason(tmp_path: Path) -> No
     assert error.value.exit_code == 3
     assert str(error.value).startswith(f"{path}, line 6: a line must be one JSON object, but is broken: Unterminated")
     assert not list((tmp_path / "cache").glob("shards-*[!k]"))
+
+
+def test_the_command_line_ends_with_code_3_and_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DOUGONG_CACHE", str(tmp_path / "cache"))
+    source = {"name": "files", "paths": [str(corpus(tmp_path))]}
+    recipe = write_recipe(tmp_path, data={"sources": [source], "validation": {"by": "document", "fraction": 0.2}})
+    assert run_guarded(app, ["train", str(recipe), "--run", str(tmp_path / "run")]) == 3
+    told = capsys.readouterr()
+    [sentence] = [line for line in told.err.splitlines() if "error[" in line]
+    assert sentence.startswith(f"dougong: error[E-FILE]: {tmp_path / 'corpus.jsonl'}, line 6: a line must be one JSON")
+    assert (told.out, "Traceback" in told.err, (tmp_path / "run").exists()) == ("", False, False)
 
 
 def test_samples_left_aside_are_counted_named_and_written_down(tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -113,6 +115,35 @@ def test_a_path_that_cannot_be_a_folder_is_refused_with_the_disks_code(
     assert code in (2, 3, 4)
     assert "Traceback" not in text
     assert (tmp_path / "mine").read_text() == "a file"
+
+
+def own_mounts(*words: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a command with mounts of its own, as the superuser of a namespace of its own."""
+    return subprocess.run(["unshare", "-rm", *words], env=environment, capture_output=True, text=True, check=False)
+
+
+needs_mounts = pytest.mark.skipif(
+    shutil.which("unshare") is None
+    or own_mounts("mount", "--bind", str(Path(__file__).parent), "/mnt").returncode != 0,
+    reason="the system lets nobody mount",
+)
+
+
+@needs_mounts
+@pytest.mark.parametrize("words", [(), ("--resume",)], ids=["new", "resumed"])
+def test_a_disk_that_can_only_be_read_is_refused_with_code_4(
+    words: tuple[str, ...], tmp_path: Path, environment: dict[str, str]
+) -> None:
+    write_recipe(tmp_path)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    train = [sys.executable, "-m", "dougong", "train", str(tmp_path / "tiny.yaml"), "--run", str(disk / "mine"), *words]
+    read_only = f"mount --bind {disk} {disk} && mount -o remount,bind,ro {disk} && exec {shlex.join(train)}"
+    found = own_mounts("bash", "-c", read_only, environment=environment)
+    assert found.returncode == 4
+    assert found.stderr == (f"dougong: error[E-RESOURCE]: {disk / 'mine'} cannot be written: Read-only file system.\n")
+    assert list(disk.iterdir()) == []
+    assert not (tmp_path / "cache").exists(), "nothing was prepared before it was refused"
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
