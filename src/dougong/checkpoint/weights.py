@@ -226,11 +226,7 @@ def _weight_files(folder: Path) -> list[Path]:
     if single.exists():
         return [single]
     if index.exists():
-        content = files.read_json(index)
-        shards = content.get("weight_map") if isinstance(content, dict) else None
-        if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-            raise FileError(f"{index} must map names of tensors to files, but does not. Fetch it again.")
-        return [files.member(folder, name) for name in sorted(set(shards.values()))]
+        return files.members(folder, index.name)
     pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickled:
         source = folder if pickled[0].startswith("pytorch_model") else folder / pickled[0]

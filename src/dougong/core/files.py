@@ -13,7 +13,6 @@ import glob
 import hashlib
 import importlib.resources
 import json
-import math
 import os
 import shutil
 import stat
@@ -23,6 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
+from dougong.core.strict import parse_json
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,10 +30,6 @@ if TYPE_CHECKING:
 
 JSON_BYTES = 100_000_000
 """Bytes of the largest JSON file that is read."""
-JSON_VALUES = 4_000_000
-"""Values of the largest JSON file that is read, at most; each takes some 60 bytes of memory, if it is empty."""
-JSON_DEPTH = 200
-"""How deep the values of a JSON file may lie."""
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib", ".npy", ".npz", ".distcp", ".metadata")
 """Endings of the names of files that are, or may hold, pickles."""
 _CODE_KEYS = {"auto_map", "trust_remote_code", "custom_pipelines", "_target_", "__class__", "__reduce__"}
@@ -133,10 +129,13 @@ def _regular(path: str | Path) -> int:
 
 def _check_writable(path: str | Path) -> None:
     """Refuses a pipe, which would be waited for, and a link, which leads to a file that is somebody else's."""
-    to_nothing = os.path.exists(path) and stat.S_ISCHR(os.stat(path).st_mode)
-    if os.path.islink(path) and not to_nothing:
+    found = os.stat(path) if os.path.exists(path) else None
+    if os.path.islink(path) and not (found and stat.S_ISCHR(found.st_mode)):
         raise FileError(f"{path} must be a file to write, but is a link. Remove the link.", name="E-PATH")
-    _refuse_special(path, os.stat(path), (stat.S_ISFIFO, stat.S_ISSOCK))
+    if found and stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+        raise FileError(f"{path} must be a file of its own, but has another name too. Copy it.", name="E-PATH")
+    if found:
+        _refuse_special(path, found, (stat.S_ISFIFO, stat.S_ISSOCK))
 
 
 def _refuse_special(path: str | Path, found: os.stat_result, kinds: tuple[Any, ...]) -> None:
@@ -283,52 +282,6 @@ def refuse_pickles(folder: str | Path) -> None:
         )
 
 
-def parse_json(raw: bytes | str) -> Any:
-    """Returns the value of a JSON text, strictly: each key once, every number finite, neither too deep nor too many.
-
-    Raises:
-        ValueError: It is none; the text says why, without a full stop.
-    """
-    text = raw.decode("utf-8-sig") if isinstance(raw, bytes) else raw
-    if text.count(",") + text.count("[") + text.count("{") > JSON_VALUES:
-        raise ValueError(f"it has more than {JSON_VALUES:,} values")
-    try:
-        value = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_float=_finite)
-    except RecursionError:
-        raise ValueError(f"it is nested deeper than {JSON_DEPTH}") from None
-    _check_depth(value)
-    return value
-
-
-def _check_depth(value: Any) -> None:
-    level = [value]
-    for _ in range(JSON_DEPTH):
-        inner = [item for item in level if isinstance(item, dict | list)]
-        level = [below for item in inner for below in (item.values() if isinstance(item, dict) else item)]
-        if not level:
-            return
-    raise ValueError(f"it is nested deeper than {JSON_DEPTH}")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in found if names.count(name) > 1)
-        raise ValueError(f"the key {twice[:80]!r} is given twice")
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number of JSON")
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise ValueError(f"the number {text[:80]} is too large")
-    return number
-
-
 def write_whole(path: str | Path, content: bytes | str) -> None:
     """Writes a file that is afterwards whole or, on any failure, as it was: temporary file, fsync, rename."""
     path = Path(path)
@@ -453,6 +406,24 @@ def _leads_inside(root: Path, path: Path) -> bool:
         return path.resolve().is_relative_to(root.resolve())
     except (OSError, RuntimeError, ValueError):
         return False
+
+
+def members(folder: str | Path, index: str) -> list[Path]:
+    """Returns the files that a folder's index (`model.safetensors.index.json`) maps tensors to, by name.
+
+    Raises:
+        FileError: It is no such index; or a file of it leads outside, or is no regular file, or differs from another
+            only in capital letters, so that elsewhere the two would be one.
+    """
+    path = member(folder, index)
+    content = read_json(path)
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
+        raise FileError(f"{path} must map names of tensors to files, but does not. Fetch it again.")
+    names = sorted(set(shards.values()))
+    if len({name.casefold() for name in names}) < len(names):
+        raise FileError(f"{path} must name files that differ in more than capital letters, but does not. Refused.")
+    return [member(folder, name) for name in names]
 
 
 def member(folder: str | Path, name: str) -> Path:

@@ -111,11 +111,7 @@ def _pickled(folder: Path) -> list[Path]:
             f"{folder} must hold {_WEIGHTS} or {_INDEX}, but does not. Name the file with the weights itself.",
             name="E-PATH",
         )
-    content = files.read_json(index)
-    shards = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(shards, dict) or not shards or not all(isinstance(name, str) for name in shards.values()):
-        raise FileError(f"{index} must map names of tensors to files, but does not. Fetch it again.")
-    return [files.member(folder, name) for name in sorted(set(shards.values()))]
+    return files.members(folder, _INDEX)
 
 
 def _settings(folder: Path) -> Iterator[tuple[str, bytes]]:
