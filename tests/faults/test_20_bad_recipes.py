@@ -126,7 +126,7 @@ def test_there_are_sixty_bad_recipes_and_each_made_text_is_asked_for() -> None:
     assert sorted(named) == sorted(TEXTS)
 
 
-@pytest.mark.parametrize("verb", ["recipe", "train", "evaluate"])
+@pytest.mark.parametrize("verb", ["recipe", "train", "check", "evaluate"])
 def test_every_verb_refuses_before_torch_is_imported(verb: str, tmp_path: Path) -> None:
     assert refused(tmp_path, verb) == ([], 2)
 

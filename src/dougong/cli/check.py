@@ -14,6 +14,9 @@ def check(source: Source, overrides: Overrides = None, json: Json = False) -> No
     that of the first failure: 2 the recipe, 3 the data, 4 the memory, 5 a number that is not finite, 1 all else.
     """
     from dougong.cli.output import show_json
+    from dougong.recipe import load
+
+    load(source, overrides or ())  # what is wrong in it is told before torch is imported, which takes longer
     from dougong.run import check as check_recipe
 
     found = check_recipe(source, overrides=overrides or ())
