@@ -119,7 +119,7 @@ class MissingExtra(UsageError):
 def is_memory(error: BaseException) -> bool:
     """Tells whether an error says that the memory is full: Python's, torch's allocators', or the system's."""
     text = str(error).lower()
-    words = ("out of memory", "can't allocate memory", "not enough memory", "cannot allocate memory")
+    words = ("out of memory", "can't allocate", "not enough memory", "cannot allocate memory", "can't start new thread")
     return isinstance(error, MemoryError) or (
         isinstance(error, (RuntimeError, OSError)) and any(word in text for word in words)
     )

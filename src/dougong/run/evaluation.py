@@ -21,6 +21,7 @@ from dougong.core.files import read_json
 from dougong.recipe import load
 from dougong.recipe.sources import Source
 from dougong.run.folder import find_run, model_of_run
+from dougong.run.memory import loading
 from dougong.run.parts import Parts, prepare
 from dougong.train.evaluate import evaluate as evaluate_batches
 
@@ -52,7 +53,8 @@ def evaluate(
                 f"the data must be what {folder} began with, but {parts.data.source} has changed.", name="E-DATA"
             )
         log.warn("this is not the text that the run kept apart for validation: it may have been trained on")
-    model = load_model(trained, choose_device(parts.recipe.train.device))
+    with loading(trained):
+        model = load_model(trained, choose_device(parts.recipe.train.device))
     return full_evaluation(parts, model)
 
 

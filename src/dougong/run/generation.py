@@ -12,6 +12,7 @@ from typing import Any
 from dougong.infer.language import LanguageModel, load_language_model
 from dougong.recipe.sources import Source
 from dougong.run.folder import find_run, model_of_run
+from dougong.run.memory import loading
 from dougong.run.training import Run
 
 
@@ -29,8 +30,11 @@ def load(
     Raises:
         UsageError: There is no such folder or run, or the run has no model yet.
         FileError: A file of the model is corrupt.
+        ResourceError: The memory is full.
     """
-    return load_language_model(_folder(source, run), precision, device)
+    folder = _folder(source, run)
+    with loading(folder):
+        return load_language_model(folder, precision, device)
 
 
 def generate(

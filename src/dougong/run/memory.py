@@ -1,19 +1,27 @@
-"""Whether a run can fit this machine at all, asked before anything is allocated.
+"""Memory: whether a run can fit this machine at all, what a step of it will take, and what to say when it is full.
 
-Knows how much memory there is; activations, which depend on the batch, are not counted in.
+Knows how much memory there is and what was predicted; what a step takes, `plan/memory.py` knows.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
+from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
-from dougong.core.device import choose_device
-from dougong.core.errors import ResourceError
+from dougong.core import log
+from dougong.core.contracts import Batch
+from dougong.core.device import choose_device, choose_precision
+from dougong.core.errors import ResourceError, is_memory
 from dougong.plan.count import state_bytes
+from dougong.plan.memory import Memory, step_memory
 from dougong.recipe import Recipe
+from dougong.run.parts import Parts
+from dougong.train.step import Report
 
 
 def require_memory(recipe: Recipe) -> None:
@@ -38,3 +46,83 @@ def memory_of(device: torch.device) -> int | None:
     physical = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     limit, _ = resource.getrlimit(resource.RLIMIT_AS)
     return physical if limit == resource.RLIM_INFINITY else min(physical, limit)
+
+
+def predicted_memory(parts: Parts) -> Memory:
+    """Returns the peak memory of a step of the recipe at its largest batch; warns if there is less."""
+    train = parts.recipe.train
+    device = choose_device(train.device)
+    batches, size = parts.batches(), parts.sizes().sizes[-1]
+    one = batches.collate([batches.examples[0]], [0]).to(device)
+    fields = {name: tensor.expand(size, *tensor.shape[1:]) for name, tensor in one.fields.items()}
+    dtype = choose_precision(train.precision, device).dtype
+    found = step_memory(parts.recipe.model, parts.task, Batch(fields, one.samples.expand(size)), train, dtype)
+    there = memory_of(device)
+    if there is not None and found.peak > there:
+        log.warn(f"a step will take {found}, but there are {there / 1e6:,.0f} MB. {_knobs(parts.recipe)}")
+    return found
+
+
+class MemoryWatch:
+    """While in this context, a memory that is full is told of with the step and the prediction; it hears each step."""
+
+    def __init__(self, parts: Parts):
+        self.recipe, self.predicted, self.step = parts.recipe, predicted_memory(parts), 0
+
+    def observe(self, report: Report) -> None:
+        """Takes note of a step that is done."""
+        self.step = report.step
+
+    def __enter__(self) -> MemoryWatch:
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if error is None or not is_memory(error):
+            return
+        when = f"step {self.step + 1}" if self.step else "before the first step was done"
+        raise ResourceError(
+            f"{when}: the memory must hold about {self.predicted}, but is full ({_first_line(error)}). "
+            f"{_knobs(self.recipe)} Checkpoints that were saved are whole.",
+            name="E-MEMORY",
+        ) from error
+
+
+@contextlib.contextmanager
+def loading(folder: Path) -> Iterator[None]:
+    """Within this context, a memory that is full is told of with what the weights of a model folder take.
+
+    Raises:
+        ResourceError: It is.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_memory(error):
+            raise
+        size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        raise ResourceError(
+            f"the memory must hold the model of {folder}, whose weights have {size / 1e6:,.0f} MB on the disk, but is "
+            f"full ({_first_line(error)}). End what else runs here, take a smaller model, or one with fewer bits "
+            "(--precision bf16).",
+            name="E-MEMORY",
+        ) from error
+
+
+def _knobs(recipe: Recipe) -> str:
+    """Returns three things that make a step take less, of those that the recipe does not use yet."""
+    train = recipe.train
+    size = train.microbatch_size or train.batch_size
+    advice = []
+    if size != 1:
+        half = f"={size // 2}" if isinstance(size, int) else ""
+        advice.append(f"lower train.microbatch_size (--set train.microbatch_size{half or '=8'})")
+    if not train.recompute:
+        advice.append("recompute activations (--set train.recompute=true)")
+    advice.append("shorten the context (--set data.seq_len)")
+    advice.append("take a smaller model, or an optimizer with less state (adafactor)")
+    text = ", ".join(advice[:2]) + f", or {advice[2]}"
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().split("\n")[0].rstrip(".") or type(error).__name__)[:200]
