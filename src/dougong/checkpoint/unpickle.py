@@ -8,6 +8,7 @@ not know where they come from, and nobody trusts its answer further than a list 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import io
 import json
@@ -75,6 +76,8 @@ def _warm_up() -> None:
         content = io.BytesIO()
         torch.save(tensors, content, _use_new_zipfile_serialization=zipped)
         _read_sample(content.getvalue())
+    for encoding in ("cp437", "latin-1", "ascii"):  # of names in archives, and of bytes in pickles of old
+        codecs.lookup(encoding)
     for broken in (b"", b"\x80\x02c__main__\nx\n.", b"PK\x03\x04"):
         with contextlib.suppress(Exception):
             _read_sample(broken)
