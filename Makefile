@@ -2,6 +2,7 @@
 #   make demo      trains a small language model on Python's own source code and lets it write
 #   make test      the tests          make lint   style and types       make format   rewrites the style
 #   make docs      the documentation  make bench  against transformers  make clean    removes what was built
+#   make prove-resume   kills a run 20 times, and shows that it ends bit by bit as if it had never been stopped
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -19,10 +20,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -qq
 export HF_HUB_DISABLE_TELEMETRY := 1
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help install demo test lint format docs bench clean
+.PHONY: help install demo test lint format docs bench prove-resume clean
 
 help:
-	@sed -n '2,4s/^#   //p' Makefile
+	@sed -n '2,5s/^#   //p' Makefile
 
 $(VENV)/.stamp-venv:
 	@for python in $(PYTHON) python3.11 python3.12 python3.13 python3 python; do \
@@ -78,6 +79,9 @@ docs: $(VENV)/.stamp-docs
 
 bench: $(VENV)/.stamp-bench
 	$(BIN)/python -m benchmarks.language $(ARGS)
+
+prove-resume: $(VENV)/.stamp-package
+	$(BIN)/python scripts/prove_resume.py $(ARGS)
 
 clean:
 	rm -rf site dist build .mypy_cache .ruff_cache .pytest_cache tests/.cache

@@ -28,6 +28,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from scripts.resume_controls import CONTROLS
+
 STDLIB = Path(sysconfig.get_path("stdlib"))
 # Everything that has a state, on files that every machine has: two streams of several documents, packed, mixed and
 # repeated, prepared by processes; dropout, accumulation, an average, a learning rate that remembers, compilation.
@@ -64,12 +68,12 @@ EMBEDDED: dict[str, Any] = {
     },
 }
 # The controls take fewer steps and do not compile: they show that the comparison notices, not that a kernel is exact.
-SHORT = {"train": {"steps": 24, "compile": False, "checkpoint": {"every": 8}, "evaluate": {"every": 6, "batches": 2}}}
+SHORT = ["steps=24", "compile=false", "checkpoint.every=8", "evaluate.every=6", "evaluate.batches=2", "profile=null"]
+SHORT_PLATEAU = ["schedule.patience=0", "schedule.min_delta=1000"]
 SHORT_KILL = 13
 FILES = {"model": "weights", "optimizer": "optimizer's state", "average": "averaged weights", "best": "best weights"}
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # Runs, each a process of its own.
 
 
@@ -144,7 +148,6 @@ def _ended(process: subprocess.Popen[bytes]) -> Iterator[subprocess.Popen[bytes]
             process.wait()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # One run that is killed again and again.
 
 
@@ -207,6 +210,7 @@ class _Watch:
     def __init__(self, work: Path, name: str, process: subprocess.Popen[bytes]):
         self.output, self.checkpoints, self.process = work / f"{name}.txt", work / name / "checkpoints", process
         self.from_byte, self.begin = self.output.stat().st_size, time.monotonic()
+        self.left_before = self._partial()
 
     def step(self) -> int:
         """Returns the last step that it has said to be done, or 0."""
@@ -217,7 +221,10 @@ class _Watch:
 
     def saving(self) -> bool:
         """Tells whether a checkpoint is half written."""
-        return any(self.checkpoints.glob(".*partial*"))
+        return bool(self._partial() - self.left_before)
+
+    def _partial(self) -> set[Path]:
+        return set(self.checkpoints.glob(".*partial*"))
 
     def until(self, reached: Callable[[], bool], seconds: float = 600.0) -> float:
         """Waits for something, or the end of the process, or so long; returns the seconds since its beginning."""
@@ -247,7 +254,6 @@ def _wait(watch: _Watch, moment: str, chance: random.Random, start: float, share
     return start
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # What is compared.
 
 
@@ -285,119 +291,7 @@ def _same_bytes(one: Path, other: Path) -> bool:
     return one.exists() and other.exists() and one.read_bytes() == other.read_bytes()
 
 
-# ---------------------------------------------------------------------------------------------------------------------
-# The controls: what is switched off, in the process that resumes.
-
-
-@dataclass(frozen=True)
-class Control:
-    """One mechanism that can be switched off.
-
-    Attributes:
-        words: What is switched off.
-        patch: Does it, in this process.
-        needs: Tells whether a resolved recipe has the mechanism at all.
-        throughout: It is off in every run, not only in the resuming one: the unbroken run is made anew.
-    """
-
-    words: str
-    patch: Callable[[], None]
-    needs: Callable[[Any], bool] = lambda recipe: True
-    throughout: bool = False
-
-
-def _forgetting(forget: Callable[[Any, dict[str, Any], dict[str, Any]], None]) -> Callable[[], None]:
-    """Returns a patch: what a checkpoint gives is spoiled before the state takes it."""
-
-    def patch() -> None:
-        from dougong.train.state import State
-
-        original = State.load
-
-        def load(self: Any, tensors: Any, scalars: Any) -> None:
-            tensors, scalars = {name: dict(group) for name, group in tensors.items()}, dict(scalars)
-            forget(self, tensors, scalars)
-            original(self, tensors, scalars)
-
-        State.load = load  # type: ignore[method-assign]
-
-    return patch
-
-
-def _lose_samples() -> None:
-    """The resuming run begins the order of samples anew."""
-    from dougong.data.loader import Batches
-
-    make, prefetching = Batches._make, Batches.prefetching
-    begins: list[int] = []
-
-    def from_the_start(self: Any, step: int) -> Any:
-        return make(self, step - begins[0] if begins else step)
-
-    @contextlib.contextmanager
-    def noted(self: Any, start: int, depth: int = 2) -> Iterator[None]:
-        begins.append(start)
-        with prefetching(self, start, depth):
-            yield
-
-    Batches._make, Batches.prefetching = from_the_start, noted  # type: ignore[method-assign]
-
-
-def _read_global_generator() -> None:
-    """Dropout draws from torch's global generator, which starts from its seed in each process."""
-    import torch
-
-    from dougong.core import seed
-
-    torch.manual_seed(0)
-
-    def draw_bits(keys: Any, shape: tuple[int, ...], place: int) -> Any:
-        return torch.randint(0, 1 << 24, (len(keys), *shape), dtype=torch.int32)
-
-    seed.draw_bits = draw_bits
-
-
-def _shuffle_by_state() -> None:
-    """The order of samples is that of a generator: which comes next depends on how many came before."""
-    from dougong.data.loader import Batches
-
-    make = Batches._make
-
-    def next_one(self: Any, step: int) -> Any:
-        self.made = getattr(self, "made", -1) + 1
-        return make(self, self.made)
-
-    Batches._make = next_one  # type: ignore[method-assign]
-
-
-CONTROLS = {
-    "nothing": Control("nothing is switched off", lambda: None),
-    "weights": Control("weights", _forgetting(lambda state, t, s: t.update(model=state.tensors()["model"]))),
-    "optimizer": Control(
-        "optimizer's state",
-        _forgetting(lambda state, t, s: t.update(optimizer={})),
-        lambda recipe: recipe.train.optimizer.name != "sgd" or bool(recipe.train.optimizer.momentum),
-    ),
-    "average": Control(
-        "averaged weights",
-        _forgetting(lambda state, t, s: t.update(average=state.tensors()["average"])),
-        lambda recipe: recipe.train.ema is not None,
-    ),
-    "schedule": Control(
-        "state of the schedule",
-        _forgetting(lambda state, t, s: s.update(schedule=state.schedule.state())),
-        lambda recipe: recipe.train.schedule.name == "plateau",
-    ),
-    "step": Control("number of the step", _forgetting(lambda state, t, s: s.update(step=s["step"] - 1))),
-    "samples": Control("position in the samples", _lose_samples),
-    "order": Control("order as a function of the number", _shuffle_by_state),
-    "dropout": Control(
-        "dropout as a function of the step",
-        _read_global_generator,
-        lambda recipe: bool(getattr(recipe.model, "dropout", 0.0)),
-        throughout=True,
-    ),
-}
+# The controls: with one mechanism off after another, in the process that resumes.
 
 
 def controlled(setting: Setting, recipe: Any, tell: Callable[[str, bool | None], None]) -> dict[str, bool | None]:
@@ -431,7 +325,6 @@ def _controlled(setting: Setting, name: str) -> bool:
     return all(compared(setting.work / unbroken, setting.work / resumed).values())
 
 
-# ---------------------------------------------------------------------------------------------------------------------
 # The proof.
 
 
@@ -447,9 +340,9 @@ def prove(setting: Setting, kills: int, seed: int, show: Callable[[str], None]) 
     found = killed(setting, "killed", kills, seed, steps, lambda kill: show(_of_kill(kill)))
     same = compared(setting.work / "unbroken", setting.work / "killed")
     show(f"\n{'compared':<36}killed and unbroken\n" + "\n".join(_row(words, equal) for words, equal in same.items()))
-    overrides = [*setting.overrides, *_overrides(SHORT)]
+    overrides = [*setting.overrides, *_short(recipe)]
     short = replace(setting, overrides=overrides, environment={**setting.environment, "OMP_NUM_THREADS": "1"})
-    show(f"\n{'switched off while resuming':<36}short runs of {SHORT['train']['steps']} steps, not compiled")
+    show(f"\n{'switched off while resuming':<36}in runs of 24 steps, not compiled: killed and unbroken")
     controls = controlled(
         short, load(short.recipe, short.overrides), lambda name, equal: show(_of_control(name, equal))
     )
@@ -481,13 +374,12 @@ def _of_control(name: str, equal: bool | None) -> str:
     return _row(CONTROLS[name].words, equal).lower().replace("different", "differs") + "  WRONG" * wrong
 
 
-def _overrides(values: Mapping[str, Any], path: str = "") -> list[str]:
-    """Returns nested values as `path=value` texts."""
-    texts = []
-    for name, value in values.items():
-        here = f"{path}.{name}" if path else name
-        texts += _overrides(value, here) if isinstance(value, Mapping) else [f"{here}={json.dumps(value)}"]
-    return texts
+def _short(recipe: Any) -> list[str]:
+    """Returns what makes a recipe short, and lets its schedule have a state to lose."""
+    texts = [*SHORT, *(SHORT_PLATEAU if recipe.train.schedule.name == "plateau" else [])]
+    if recipe.train.schedule.warmup_steps:
+        texts.append("schedule.warmup_steps=2")
+    return [f"train.{text}" for text in texts]
 
 
 def _embedded(work: Path) -> str:
@@ -523,15 +415,18 @@ def main() -> int:
     def show(text: str) -> None:
         print(text, file=sys.stderr if given.json else sys.stdout, flush=True)
 
+    from dougong.core.errors import DougongError
+
     with contextlib.ExitStack() as stack:
-        work = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prove-resume-")))
-        work.mkdir(parents=True, exist_ok=True)
         try:
+            work = given.keep or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="prove-resume-")))
+            if given.keep:
+                work.mkdir(parents=True)
             setting = Setting(given.recipe or _embedded(work), given.set, work.resolve())
             found = prove(setting, given.kills, seed, show)
-        except Failed as error:
-            show(str(error))
-            return 1
+        except (DougongError, Failed, FileExistsError, KeyboardInterrupt) as error:
+            print(f"prove-resume: {error or 'interrupted'}", file=sys.stderr)
+            return getattr(error, "exit_code", 1)
     if given.json:
         print(json.dumps({**found, "seed": seed}, indent=2))
     show(f"\n{'It holds' if found['holds'] else 'IT DOES NOT HOLD'}: {found['seconds']:.0f} s in all, seed {seed}.")

@@ -248,7 +248,7 @@ def command_fault(words: list[str]) -> str | None:
 
 def shell_faults(text: str) -> list[str]:
     """Returns what is wrong with the commands that a page tells a reader to type."""
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
     recipes = {file.stem for file in (PACKAGE / "recipes").glob("*.yaml")}
     found = []
     for command in house.shell_commands(text):

@@ -19,7 +19,8 @@ from dougong.recipe.overrides import merged
 from dougong.run import train
 from dougong.train.report import Report, read_run
 from dougong.train.state import State
-from scripts.prove_resume import CONTROLS, Kill, Setting, compared, killed
+from scripts.prove_resume import Kill, Setting, compared, killed
+from scripts.resume_controls import CONTROLS
 from tests.tiny import tiny_recipe, write_recipe
 
 EPOCH = 10
