@@ -77,14 +77,14 @@ class Crash(Exception):
     pass
 
 
-def trained(folder: Path, name: str, resume: bool = False, crash: int | None = None) -> Path:
+def trained(folder: Path, name: str, resume: bool = False, crash: int | None = None, workers: int = 2) -> Path:
     """Trains in this process; with `crash`, until a step is done, of which nothing is saved."""
 
     def observe(report: Report) -> None:
         if report.step == crash:
             raise Crash
 
-    values = tiny_recipe(folder, **RICH)
+    values = tiny_recipe(folder, **merged(RICH, {"train": {"workers": workers}}))
     values["data"]["sources"][0]["paths"] = [str(folder / "short.txt")]
     try:
         train(values, run=folder / name, resume=resume, observers=[observe])
@@ -114,13 +114,15 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("saved", [EPOCH // 2, EPOCH, EPOCH + 1])
+@pytest.mark.parametrize(("saved", "workers"), [(EPOCH // 2, 2), (EPOCH, 0), (EPOCH + 1, 3)])
 @pytest.mark.usefixtures("quick")
-def test_it_goes_on_from_the_middle_the_end_and_the_beginning_of_an_epoch(folder: Path, saved: int) -> None:
+def test_it_goes_on_from_the_middle_the_end_and_the_beginning_of_an_epoch(
+    folder: Path, saved: int, workers: int
+) -> None:
     name = f"saved-{saved}"
     trained(folder, name, crash=saved + 1)
     assert sorted(path.name for path in (folder / name / "checkpoints").iterdir())[-1] == f"step-{saved:08}"
-    same = compared(folder / "unbroken", trained(folder, name, resume=True))
+    same = compared(folder / "unbroken", trained(folder, name, resume=True, workers=workers))
     assert all(same.values()), same
     rows = read_run(folder / name)[0]
     assert [step["samples"] for step in rows] == [[[4 * step, 4 * step + 3]] for step in range(16)]

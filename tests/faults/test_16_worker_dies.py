@@ -24,7 +24,8 @@ from dougong.core.contracts import Batch
 from dougong.core.errors import FileError, ResourceError
 from dougong.data import workers as module
 from dougong.data.loader import Batches, BatchSizes
-from tests.tiny import write_recipe
+from dougong.run import train
+from tests.tiny import tiny_recipe, write_recipe
 
 
 def started(folder: Path, **environment: str) -> subprocess.Popen[str]:
@@ -101,6 +102,11 @@ def test_no_worker_outlives_a_killed_run(tmp_path: Path) -> None:
         process.wait(10)
         assert len(workers) == 2
         assert left(workers) == []
+
+
+def test_a_run_with_fewer_steps_than_workers_is_done(tmp_path: Path) -> None:
+    values = tiny_recipe(tmp_path, train={"steps": 2, "workers": 5, "samples": {"prompts": []}})
+    assert train(values, run=tmp_path / "run").steps == 2
 
 
 class Numbers:
