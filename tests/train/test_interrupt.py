@@ -81,7 +81,7 @@ def test_when_the_grace_is_over_the_process_ends_with_a_sentence() -> None:
 def test_who_is_done_in_time_is_left_alone() -> None:
     threads = threading.active_count()
     with Interruption(0.2):
-        signal.raise_signal(signal.SIGUSR1)
         assert threading.active_count() == threads + 1
-    time.sleep(0.4)
+        signal.raise_signal(signal.SIGUSR1)
     assert threading.active_count() == threads
+    time.sleep(0.4)

@@ -63,15 +63,18 @@ def test_a_weight_that_was_bad_before_is_named_with_its_module() -> None:
     assert told(model) == "the weight norm.weight of norm (LayerNorm) was not finite before this step."
 
 
-def test_a_buffer_that_is_no_number_is_named_but_one_that_masks_is_not() -> None:
-    model = Small()
+def test_a_step_that_is_in_a_buffer_by_now_is_not_skipped_but_a_mask_is_no_such_buffer() -> None:
+    model, batch = Small(), SmallBatches()[0]
     model.norm.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
-    assert told(model, batch=SmallBatches(poison=0)[0]) == "the field y of the batch is not finite."
-    model.norm.mask[0] = torch.nan
-    assert (
-        told(model, batch=SmallBatches(poison=0)[0])
-        == "the weight norm.mask of norm (LayerNorm) was not finite before this step."
-    )
+    batch["x"][0] = torch.nan
+    state = State.create(config(on_nonfinite="skip"), model)
+    assert optimizer_step(state, batch, Squares()).skipped
+    model.blocks[1] = nn.Sequential(nn.BatchNorm1d(8))
+    state = State.create(config(on_nonfinite="skip"), model)
+    name = r"blocks\.1\.0\.running_mean of blocks\.1\.0 \(BatchNorm1d\)"
+    with pytest.raises(NonFiniteStep, match=f"No weight was changed, but the buffer {name} was. Lower") as caught:
+        optimizer_step(state, batch, Squares())
+    assert "The first bad tensor: the field x of the batch is not finite." in str(caught.value)
 
 
 @pytest.mark.parametrize("microbatch_size", [None, 5])

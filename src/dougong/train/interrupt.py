@@ -33,19 +33,24 @@ class Interruption:
         self.asked: str | None = None
         self.grace = grace
         self._before: dict[int, Any] = {}
-        self._timer: threading.Timer | None = None
+        self._came, self._over = threading.Event(), threading.Event()
+        # Made here and not when the signal comes: a handler may run where a thread is just being started.
+        self._clock = threading.Thread(target=self._watch, name="dougong-grace", daemon=True)
 
     def __enter__(self) -> Interruption:
         if threading.current_thread() is threading.main_thread():
             for number in (getattr(signal, name) for name in _NAMES if hasattr(signal, name)):
                 self._before[number] = signal.signal(number, self._note)
+            self._clock.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._before:
+            self._over.set()
+            self._came.set()
+            self._clock.join()
         self._before.clear()
 
     def _note(self, number: int, frame: FrameType | None) -> None:
@@ -54,9 +59,12 @@ class Interruption:
         if self.asked is not None:  # both came before Python looked
             os.kill(os.getpid(), number)
         self.asked = signal.Signals(number).name
-        self._timer = threading.Timer(self.grace, self._end)
-        self._timer.daemon = True
-        self._timer.start()
+        self._came.set()
+
+    def _watch(self) -> None:
+        self._came.wait()
+        if not self._over.wait(self.grace):
+            self._end()
 
     def _end(self) -> None:
         text = (

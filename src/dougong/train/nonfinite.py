@@ -47,7 +47,7 @@ class _Watch:
 def first_bad(state: State, microbatches: Sequence[Batch], losses: Losses) -> str:
     """Returns, as part of a sentence, the first tensor of a failed step that is not finite, and its module.
 
-    Looked at in this order: weights and buffers; the batch; the outputs of the modules as they are computed again; the
+    Looked at in this order: the weights; the batch; the outputs of the modules as they are computed again; the
     loss; the gradients, from the last module to the first.
 
     Args:
@@ -87,13 +87,22 @@ def _bad_before(model: nn.Module) -> str | None:
 
 
 def _bad_weight(model: nn.Module) -> str | None:
-    """Returns the name and module of the first parameter that is not finite, or buffer that has a NaN.
+    """Returns the name and module of the first parameter that is not finite, or None."""
+    for name, parameter in model.named_parameters():
+        if not _finite(parameter):
+            return f"{name}{_of_module(model, name)}"
+    return None
 
-    A buffer may hold infinities on purpose, as masks do.
+
+def spoiled_buffer(model: nn.Module) -> str | None:
+    """Returns the name and module of the first buffer with a NaN, or None: forward changes buffers, as averages do.
+
+    Infinities are left alone, as masks have them.
     """
-    bad = [name for name, parameter in model.named_parameters() if not _finite(parameter)]
-    bad += [name for name, buffer in model.named_buffers() if bool(torch.isnan(buffer).any())]
-    return f"{bad[0]}{_of_module(model, bad[0])}" if bad else None
+    for name, buffer in model.named_buffers():
+        if bool(torch.isnan(buffer).any()):
+            return f"{name}{_of_module(model, name)}"
+    return None
 
 
 def _bad_field(microbatches: Sequence[Batch]) -> str | None:

@@ -17,7 +17,7 @@ from dougong.core import seed as seeds
 from dougong.core.contracts import Batch, Loss, Task
 from dougong.core.errors import UsageError
 from dougong.core.injection import strike
-from dougong.train.nonfinite import NonFiniteStep, first_bad
+from dougong.train.nonfinite import NonFiniteStep, first_bad, spoiled_buffer
 from dougong.train.optim import set_learning_rate
 from dougong.train.state import State
 
@@ -227,7 +227,7 @@ def _skip(state: State, microbatches: Sequence[Batch], task: Task, loss: float) 
         What was not finite; nothing for an overflow.
 
     Raises:
-        NonFiniteStep: Neither holds, or too many were skipped.
+        NonFiniteStep: Neither holds, or too many were skipped, or it is in a buffer by now and would not be left out.
     """
     if math.isfinite(loss) and state.scale.failed():
         state.skipped += 1
@@ -237,9 +237,11 @@ def _skip(state: State, microbatches: Sequence[Batch], task: Task, loss: float) 
     samples = written(ranges(torch.cat([microbatch.samples for microbatch in microbatches])))
     finding = f"every number must be finite, but the {what} is not (samples {samples}). The first bad tensor: {found}."
     skips, allowed = state.config.on_nonfinite == "skip", state.config.nonfinite_allowed
-    if skips and state.nonfinite < allowed:
+    spoiled = spoiled_buffer(state.model)
+    if skips and spoiled is None and state.nonfinite < allowed:
         state.skipped, state.nonfinite = state.skipped + 1, state.nonfinite + 1
         return f"step {state.step + 1}: {finding}"
     _clear(state)
-    used = f" ({allowed} such steps were allowed)" if skips else ""
-    raise NonFiniteStep(state.step + 1, finding, f"No weight was changed{used}. {ADVICE}")
+    changed = "No weight was changed" if spoiled is None else f"No weight was changed, but the buffer {spoiled} was"
+    used = f" ({allowed} such steps were allowed)" if skips and spoiled is None else ""
+    raise NonFiniteStep(state.step + 1, finding, f"{changed}{used}. {ADVICE}")
