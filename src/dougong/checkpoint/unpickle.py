@@ -143,7 +143,7 @@ def _opened(source: IO[bytes]) -> Any:
     head = source.read(512)
     source.seek(0)
     if head[257:262] == _TAR:
-        raise FileError("must be saved by torch 0.4 or later, but is a tar archive of an older one")
+        raise FileError("must be as torch.save writes it, but is a tar archive, as its first versions wrote")
     try:
         if head[:4] != b"PK\x03\x04":
             # From memory: torch would try a file to be an archive, and unpack it.

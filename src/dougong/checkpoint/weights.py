@@ -229,7 +229,8 @@ def _weight_files(folder: Path) -> list[Path]:
         return files.members(folder, index.name)
     pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
     if pickled:
-        source = folder if pickled[0].startswith("pytorch_model") else folder / pickled[0]
+        theirs = [name for name in pickled if name.startswith("pytorch_model")]
+        pickled, source = (theirs, folder) if theirs else (pickled, folder / pickled[0])
         raise UntrustedError(
             f"{folder} must hold safetensors, but holds {pickled[0]}, a pickle, which can run anything when opened. "
             f"Ask for safetensors, or import it: dougong import {source} --to NEW"

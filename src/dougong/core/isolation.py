@@ -25,6 +25,7 @@ from dougong.core import files
 from dougong.core.errors import IsolationError
 
 _SYSTEM = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache", "/etc/localtime")
+_HARDWARE = ("/proc/cpuinfo", "/sys/devices/system/cpu")
 _CONFINE = Path(__file__).with_name("confine.py")
 _ADVICE = (
     "It takes Linux with namespaces for users (in a container: --security-opt seccomp=unconfined, or a kernel setting "
@@ -116,7 +117,7 @@ def isolated(
     spec = {
         "command": list(command),
         "environment": dict(environment or {}),
-        "readable": [*_SYSTEM, *map(_real, readable)],
+        "readable": [*_SYSTEM, *_HARDWARE, *map(_real, readable)],
         "writable": allowed,
         "limits": limits.by_name(),
         "report": writing,
