@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import gzip
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dougong.core.log import listening
+from dougong.run import train
 from tests.tiny import TEXT, write_recipe
 
 Prepare = Callable[[Path], None]
@@ -179,6 +182,218 @@ def test_a_newcomer_who(
     assert answer.out == ""
     assert "Traceback" not in answer.err
     assert answer.err.count("error[") == 1
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a recipe, `tiny.yaml`, and a run of it, `mine`."""
+    folder = tmp_path_factory.mktemp("trained")
+    quiet = {"log": {"trackers": []}, "samples": {"prompts": []}}
+    with pytest.MonkeyPatch.context() as patch, listening(lambda line: None):
+        patch.setenv("DOUGONG_CACHE", str(folder / "cache"))
+        train(write_recipe(folder, train=quiet), run=folder / "mine")
+    return folder
+
+
+def damaged(folder: Path) -> None:
+    path = folder / "mine" / "checkpoints" / "step-00000008" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"?")
+
+
+def unsealed(folder: Path) -> None:
+    for path in (folder / "mine" / "checkpoints").glob("*/manifest.json"):
+        path.unlink()
+
+
+def widened(folder: Path) -> None:
+    path = folder / "mine" / "recipe.yaml"
+    path.write_text(path.read_text().replace("dim: 16", "dim: 32"))
+
+
+def forgotten(folder: Path) -> None:
+    (folder / "mine" / "recipe.yaml").unlink()
+
+
+MORE = ["--set", "train.steps=10"]
+MISTAKES_WITH_A_RUN: list[tuple[str, Prepare, list[str], int, str]] = [
+    (
+        "changes the seed of a run",
+        nothing,
+        ["train", "mine", "--resume", "--set", "train.seed=3"],
+        2,
+        "error[E-CHANGED]: a resumed run must be the one that was begun, but differs in 1 of its fields:\n"
+        "  train.seed: was 0, is 3\nUndo the changes, start a new run, or permit it with --allow train.seed.\n",
+    ),
+    (
+        "edits the recipe of a run",
+        widened,
+        ["train", "mine", "--resume", *MORE],
+        2,
+        "error[E-CHANGED]: a resumed run must be the one that was begun, but differs in 1 of its fields:\n"
+        "  model.dim: was 16, is 32\n",
+    ),
+    (
+        "misspells what may differ",
+        nothing,
+        ["train", "mine", "--resume", "--allow", "train.sed"],
+        2,
+        "error[E-USAGE]: --allow train.sed must name a field of the run, but there is none. Did you mean train.seed?\n",
+    ),
+    (
+        "allows changes to a run that is not gone on with",
+        nothing,
+        ["train", "mine", "--allow", "train.seed"],
+        2,
+        "error[E-USAGE]: --allow has no effect without --resume. Add --resume.\n",
+    ),
+    (
+        "forgets what is allowed",
+        nothing,
+        ["train", "mine", "--resume", "--allow"],
+        2,
+        "error[E-USAGE]: --allow needs a value, but nothing follows it.\n",
+    ),
+    (
+        "goes on from a damaged checkpoint",
+        damaged,
+        ["train", "mine", "--resume", *MORE],
+        3,
+        "error[E-CORRUPT]: mine/checkpoints/step-00000008/model.safetensors must have sha256 ",
+    ),
+    (
+        "removes the manifests",
+        unsealed,
+        ["train", "mine", "--resume", *MORE],
+        3,
+        "error[E-CORRUPT]: mine/checkpoints/step-00000008/manifest.json must be there, but is not.",
+    ),
+    (
+        "trains into the model's folder",
+        nothing,
+        ["train", "tiny.yaml", "--run", "mine/model"],
+        2,
+        "error[E-EXISTS]: mine/model must be a run folder or empty, but holds README.md and no recipe.yaml.",
+    ),
+    (
+        "goes on with a run whose recipe is gone",
+        forgotten,
+        ["train", "mine", "--resume"],
+        2,
+        "error[E-PATH]: mine must be a run folder, but has no recipe.yaml.",
+    ),
+    (
+        "keeps one checkpoint",
+        nothing,
+        ["train", "tiny.yaml", "--set", "train.checkpoint.keep=1"],
+        2,
+        "error[E-RECIPE]: --set train.checkpoint.keep=1: train.checkpoint.keep must be at least 2, but is 1.\n",
+    ),
+    (
+        "ignores what is not finite",
+        nothing,
+        ["train", "tiny.yaml", "--set", "train.on_nonfinite=ignore"],
+        2,
+        "error[E-RECIPE]: --set train.on_nonfinite=ignore: train.on_nonfinite must be 'stop', 'skip' or 'rewind', ",
+    ),
+    (
+        "gives two recipes",
+        nothing,
+        ["train", "tiny.yaml", "mine"],
+        2,
+        "error[E-USAGE]: dougong train takes fewer words, but has mine as well. Leave it out, or put ",
+    ),
+    (
+        "forgets which verb of checkpoint",
+        nothing,
+        ["checkpoint"],
+        2,
+        "error[E-USAGE]: dougong checkpoint needs a verb, but it is absent. Known: list, verify, diff, prune.\n",
+    ),
+    (
+        "misspells a verb of checkpoint",
+        nothing,
+        ["checkpoint", "verfy", "mine"],
+        2,
+        "error[E-USAGE]: 'verfy' is not a verb. Did you mean verify?\n",
+    ),
+    (
+        "verifies a damaged run",
+        damaged,
+        ["checkpoint", "verify", "mine"],
+        3,
+        "error[E-CORRUPT]: mine/checkpoints/step-00000008/model.safetensors must have sha256 ",
+    ),
+    (
+        "prunes all checkpoints",
+        nothing,
+        ["checkpoint", "prune", "mine", "--keep", "0"],
+        2,
+        "error[E-USAGE]: --keep must be at least 1, but is 0. The newest checkpoint always stays.\n",
+    ),
+    (
+        "compares a run with its model",
+        nothing,
+        ["diff", "mine", "mine/model"],
+        2,
+        "error[E-PATH]: mine/model must be a run folder, but has no recipe.yaml. Name another.\n",
+    ),
+    (
+        "compares a run with nothing",
+        nothing,
+        ["diff", "mine"],
+        2,
+        "error[E-USAGE]: dougong diff needs RUN_B, but it is absent. See: dougong diff --help\n",
+    ),
+    (
+        "imports a run",
+        nothing,
+        ["import", "mine", "--to", "theirs"],
+        2,
+        "error[E-PATH]: mine must hold pytorch_model.bin or pytorch_model.bin.index.json, but does not.",
+    ),
+    (
+        "imports into nowhere",
+        nothing,
+        ["import", "tiny.yaml"],
+        2,
+        "error[E-USAGE]: dougong import needs --to FOLDER, but it is absent. See: dougong import --help\n",
+    ),
+    (
+        "imports a text",
+        nothing,
+        ["import", "tiny.txt", "--to", "theirs"],
+        3,
+        "error[E-FILE]: tiny.txt must be a file of torch.save, but does not begin like one.",
+    ),
+    (
+        "checks a model",
+        nothing,
+        ["check", "mine/model"],
+        2,
+        "error[E-PATH]: mine/model must be a run folder, but has no recipe.yaml. Name another.\n",
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("mistake", "change", "command", "code", "sentence"), MISTAKES_WITH_A_RUN, ids=[m[0] for m in MISTAKES_WITH_A_RUN]
+)
+def test_a_newcomer_with_a_run_who(
+    mistake: str,
+    change: Prepare,
+    command: list[str],
+    code: int,
+    sentence: str,
+    trained: Path,
+    tmp_path: Path,
+    dougong: Any,
+) -> None:
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
+    change(tmp_path)
+    answer = dougong(*command)
+    told = answer.err[answer.err.index("dougong: error") :].removeprefix("dougong: ")
+    assert told.startswith(sentence)
+    assert (answer.code, answer.out, "Traceback" in answer.err) == (code, "", False)
 
 
 def test_there_are_at_least_ten_mistakes() -> None:

@@ -50,21 +50,21 @@ def run_guarded(app: Any, arguments: Sequence[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
     except (Exception, KeyboardInterrupt) as error:
-        failure = explain(error, app)
+        failure = explain(error)
         if os.environ.get("DOUGONG_DEBUG") == "1":
             traceback.print_exception(error)
         _tell(failure, as_json)
         return failure.exit_code
 
 
-def explain(error: BaseException, app: Any = None) -> Failure:
+def explain(error: BaseException) -> Failure:
     """Returns what to tell about an error."""
     if isinstance(error, DougongError):
         return Failure(error.name, str(error), error.exit_code)
     if isinstance(error, KeyboardInterrupt):
         return Failure("E-INTERRUPTED", "interrupted before there was a state to save.", INTERRUPTED)
     if hasattr(error, "format_message"):
-        return Failure("E-USAGE", _usage(error, app), 2)
+        return Failure("E-USAGE", _usage(error), 2)
     if is_memory(error):
         return Failure(
             "E-MEMORY",
@@ -80,30 +80,42 @@ def explain(error: BaseException, app: Any = None) -> Failure:
     )
 
 
-def _usage(error: Any, app: Any) -> str:
+def _usage(error: Any) -> str:
     """Returns typer's complaint about the words of a command line as a sentence of ours."""
-    command = getattr(getattr(error, "ctx", None), "command_path", None) or "dougong"
-    kind = type(error).__name__
-    option = getattr(error, "option_name", None)
+    context = getattr(error, "ctx", None)
+    command = getattr(context, "command_path", None) or "dougong"
+    kind, option, message = type(error).__name__, getattr(error, "option_name", None), str(error.message)
     if kind == "NoSuchOption" and option:
-        near = difflib.get_close_matches(option, _options(error), n=1)
+        near = difflib.get_close_matches(option, _options(context), n=1)
         advice = f"Did you mean {near[0]}?" if near else f"See: {command} --help"
         return f"{option} is not an option of {command}. {advice}"
     if kind == "MissingParameter":
-        name = getattr(error.param, "metavar", None) or "an argument"
-        return f"{command} needs {name}, but it is absent. See: {command} --help"
+        return f"{command} needs {_wanted(error.param)}, but it is absent. See: {command} --help"
     if kind == "BadParameter" and error.param is not None:
-        return f"{error.param.opts[-1]} {error.message}"
-    word = str(error.message).split("'")[1] if str(error.message).startswith("No such command '") else None
-    if word is not None:
-        names = [command.name for command in app.registered_commands] if app is not None else []
-        near = difflib.get_close_matches(word, names, n=1)
-        return f"{word!r} is not a verb. " + (f"Did you mean {near[0]}?" if near else f"Known: {', '.join(names)}.")
+        return f"{error.param.opts[-1]} {message}"
+    if "requires an argument" in message:
+        return f"{option} needs a value, but nothing follows it."
+    if "unexpected extra argument" in message:
+        words = message.rpartition("(")[2].rstrip(")")
+        return f"{command} takes fewer words, but has {words} as well. Leave it out, or put what has spaces in quotes."
+    verbs = list(getattr(getattr(context, "command", None), "commands", ()))
+    if message.startswith("Missing command"):
+        return f"{command} needs a verb, but it is absent. Known: {', '.join(verbs)}."
+    if message.startswith("No such command '"):
+        word = message.split("'")[1]
+        near = difflib.get_close_matches(word, verbs, n=1)
+        return f"{word!r} is not a verb. " + (f"Did you mean {near[0]}?" if near else f"Known: {', '.join(verbs)}.")
     return f"{command}: {error.format_message()} See: {command} --help"
 
 
-def _options(error: Any) -> list[str]:
-    command = getattr(getattr(error, "ctx", None), "command", None)
+def _wanted(parameter: Any) -> str:
+    """Returns how a parameter is written: `RECIPE`, `--to FOLDER`."""
+    name = getattr(parameter, "metavar", None) or "a value"
+    return f"{parameter.opts[-1]} {name}" if parameter.opts[-1].startswith("-") else name
+
+
+def _options(context: Any) -> list[str]:
+    command = getattr(context, "command", None)
     return [option for parameter in getattr(command, "params", ()) for option in parameter.opts if option[0] == "-"]
 
 
