@@ -425,7 +425,7 @@ def main() -> int:
             setting = Setting(given.recipe or _embedded(work), given.set, work.resolve())
             found = prove(setting, given.kills, seed, show)
         except (DougongError, Failed, FileExistsError, KeyboardInterrupt) as error:
-            print(f"prove-resume: {error or 'interrupted'}", file=sys.stderr)
+            print(f"prove-resume: {str(error) or 'interrupted'}", file=sys.stderr)
             return getattr(error, "exit_code", 1)
     if given.json:
         print(json.dumps({**found, "seed": seed}, indent=2))

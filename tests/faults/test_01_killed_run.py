@@ -5,6 +5,7 @@ never stopped; no sample is repeated or left out. `make prove-resume` shows it w
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +16,12 @@ import pytest
 
 from dougong.core import seed as seeds
 from dougong.data.loader import Batches
+from dougong.recipe import load
 from dougong.recipe.overrides import merged
 from dougong.run import train
 from dougong.train.report import Report, read_run
 from dougong.train.state import State
+from scripts import prove_resume as proof
 from scripts.prove_resume import Kill, Setting, compared, killed
 from scripts.resume_controls import CONTROLS
 from tests.tiny import tiny_recipe, write_recipe
@@ -159,3 +162,45 @@ def test_two_runs_that_differ_in_one_bit_are_told_apart(folder: Path) -> None:
     path.write_bytes(raw[:-1] + bytes([raw[-1] ^ 1]))
     same = compared(folder / "unbroken", folder / "flipped")
     assert [words for words, equal in same.items() if not equal] == ["optimizer's state"]
+
+
+GOOD = {"nothing": True, "weights": False, "average": None}
+FOUND: dict[str, tuple[dict[str, bool], dict[str, bool | None], int]] = {
+    "all is as it must be": ({"weights": True, "losses": True}, GOOD, 0),
+    "the resumed run is another": ({"weights": True, "losses": False}, GOOD, 1),
+    "a control is not noticed": ({"weights": True}, {**GOOD, "weights": True}, 1),
+    "a run differs with nothing off": ({"weights": True}, {**GOOD, "nothing": False}, 1),
+}
+
+
+@pytest.mark.parametrize("name", FOUND)
+def test_the_proof_says_whether_it_holds(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    same, controls, code = FOUND[name]
+    monkeypatch.setattr(Setting, "finish", lambda *words: 1.0)
+    monkeypatch.setattr(proof, "killed", lambda *words: [Kill(1, 2.5, 7, 5, True)])
+    monkeypatch.setattr(proof, "compared", lambda *words: same)
+    monkeypatch.setattr(proof, "controlled", lambda *words: controls)
+    recipe = write_recipe(tmp_path, **RICH)
+    monkeypatch.setattr(proof.sys, "argv", ["prove_resume.py", str(recipe), "--json", "--keep", str(tmp_path / "new")])
+    assert proof.main() == code
+    printed = capsys.readouterr()
+    found = json.loads(printed.out)
+    assert found["holds"] == (code == 0)
+    assert found["kills"] == [{"number": 1, "seconds": 2.5, "step": 7, "saved": 5, "in_save": True}]
+    assert ("DIFFERENT" in printed.err) == (name == "the resumed run is another")
+    assert proof.main() == 1  # the folder is not new any more
+    assert "File exists" in capsys.readouterr().err
+
+
+def test_every_control_is_made_on_a_recipe_with_everything() -> None:
+    recipe = load(proof.EMBEDDED)
+    assert all(control.needs(recipe) for control in CONTROLS.values())
+    assert load(proof.EMBEDDED, proof._short(recipe)).train.steps == 24
+    plain = load(proof.EMBEDDED, ["train.ema=null", "model.dropout=0", "train.schedule={name: constant}"])
+    assert {name for name, control in CONTROLS.items() if not control.needs(plain)} == {
+        "average",
+        "dropout",
+        "schedule",
+    }
