@@ -16,6 +16,7 @@ import pytest
 
 from dougong.checkpoint.seal import verify
 from dougong.checkpoint.store import Store, load
+from dougong.core import files
 from dougong.train.loop import fit
 from tests.train.small import Small, equal, job, weights
 
@@ -175,3 +176,11 @@ def test_without_cleaning_a_cut_off_save_leaves_its_folder(tmp_path: Path, monke
     fit(job(tmp_path, steps=2))
     assert leftover.exists()
     assert load(Store(tmp_path / "checkpoints").newest()).scalars["step"] == 2
+
+
+def test_what_a_cut_off_save_of_the_model_left_behind_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    for name in (".model.partial-abc", ".model.partial-abc.old", "model", ".other.partial-abc", ".model"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
+    files.remove_leftovers(tmp_path / "model")
+    assert {path.name for path in tmp_path.iterdir()} == {"model", ".other.partial-abc", ".model"}

@@ -14,6 +14,7 @@ from typing import IO, Any, NamedTuple
 
 from dougong.core import files
 from dougong.core.errors import DougongError, FileError
+from dougong.core.strict import parse_json
 
 MANIFEST = "manifest.json"
 HEADER = "the header"
@@ -128,7 +129,7 @@ def _listed(folder: Path, terms: Terms) -> dict[str, Any]:
     path = terms.locate(folder, MANIFEST)
     raw = files.read_bytes(path, files.JSON_BYTES)
     try:
-        listed = files.parse_json(raw)["files"]
+        listed = parse_json(raw)["files"]
         sound = isinstance(listed, dict) and all(map(_is_entry, listed.values()))
         sealed = sound and raw == _text(listed).encode()
     except (ValueError, TypeError, KeyError):

@@ -154,8 +154,8 @@ def diff_checkpoints(first: str | Path, second: str | Path, bitwise: bool = Fals
     for folder in (one, other):
         verify(folder)
     left_out = () if bitwise else AROUND
-    scalars = [{n: v for n, v in read_scalars(folder).items() if n not in left_out} for folder in (one, other)]
-    values = dict(_other_values(*scalars))
+    mine, theirs = ({n: v for n, v in read_scalars(f).items() if n not in left_out} for f in (one, other))
+    values = dict(_other_values(mine, theirs))
     tensors = dict(_other_tensors(one, other))
     return Difference(str(one), str(other), not values and not tensors, tensors, values)
 
