@@ -168,7 +168,8 @@ def _check_zip(source: IO[bytes]) -> None:
         entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
         roots = {entry.filename.partition("/")[0] for entry in entries}
         names = [entry.filename.partition("/")[2] for entry in entries]
-        if len(roots) != 1 or names.count("data.pkl") != 1 or len(set(names)) != len(names):
+        pickles = [name for name in names if name.endswith("data.pkl")]
+        if len(roots) != 1 or pickles != ["data.pkl"] or len(set(names)) != len(names):
             raise FileError("must be an archive of one torch.save, but is not")
         if "constants.pkl" in names or any(name.startswith("code/") for name in names):
             raise UntrustedError("must hold tensors, but is a TorchScript program")
@@ -198,11 +199,12 @@ def chosen(content: Mapping[Any, Any], key: str | None) -> tuple[str, Mapping[An
     """
     if key:
         place: Any = content
-        for word in [key] if key in content else key.split("."):
+        words = [key] if key in content else key.split(".")
+        for word in words:
             place = place.get(word) if isinstance(place, Mapping) else None
         if not isinstance(place, Mapping):
             raise FileError(f"must hold a mapping under the key {key}, but holds {_listed(content)}")
-        return key, place, [[str(name), _kind(value)] for name, value in content.items() if name != key.split(".")[0]]
+        return key, place, [[str(name), _kind(value)] for name, value in content.items() if name != words[0]]
     if content and _is_weights(content):
         return "", content, []
     found = list(_candidates(content))
