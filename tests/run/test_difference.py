@@ -16,7 +16,7 @@ from dougong.checkpoint import seal
 from dougong.core import log
 from dougong.core.errors import FileError, UsageError
 from dougong.recipe.recipe import to_yaml
-from dougong.run import Comparison, diff, train
+from dougong.run import Comparison, Resume, diff, train
 from tests.tiny import TEXT, tiny_recipe
 
 
@@ -38,6 +38,9 @@ def trained(folder: Path, name: str, recipe: dict[str, Any] | None = None, **opt
 @pytest.fixture
 def copy(base: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(base, tmp_path / "copy"))
+
+
+CHANGED: dict[str, Any] = {"steps": 8, "train.optimizer.weight_decay": 0.5}
 
 
 def records(run: Path) -> list[dict[str, Any]]:
@@ -173,6 +176,32 @@ def test_rounding_is_told_from_a_real_difference(base: Path, copy: Path) -> None
 def test_a_loss_that_is_no_number_is_a_difference(base: Path, copy: Path) -> None:
     doctored(copy, lambda r: r.update(loss=None) if later(r, 5) else None)
     assert diff(base, copy).sentence.startswith("The runs part at step 5: the loss differs (4.73")
+
+
+def test_going_back_to_a_checkpoint_is_a_cause(base: Path, copy: Path) -> None:
+    def change(record: dict[str, Any]) -> None:
+        if later(record, 5):
+            record.update(samples=[[100, 103]], loss=record["loss"] + 1)
+        if record.get("event") == "end":
+            record.update(event="rewind", step=6, to=4, passed_over=[[4, 4]], cause="spike")
+
+    doctored(copy, change)
+    assert diff(base, copy).sentence == (
+        "The runs part at step 5: the rewind at step 6 differs (rewind at step 6 null, 'to step 4')."
+    )
+    doctored(copy, lambda record: record.update(loss=9.0) if later(record, 2) else None)
+    assert "though recipe" in diff(base, copy).sentence, "they parted before that"
+
+
+def test_a_field_that_was_allowed_to_change_on_the_way_is_a_cause(folder: Path, base: Path) -> None:
+    half = trained(folder, "half", steps=4)
+    with log.listening(lambda line: None):
+        train(half, run=half, resume=Resume(allow=("train.optimizer.weight_decay",)), **CHANGED)
+    whole = trained(folder, "whole", **CHANGED)
+    assert diff(whole, half).sentence.startswith(
+        "The runs part at step 2: the weight decay from step 5 on differs (train.optimizer.weight_decay from step 5 on "
+        "null, '0.5, 0.1 before')."
+    )
 
 
 def test_other_samples_come_before_the_loss_they_give(base: Path, copy: Path) -> None:

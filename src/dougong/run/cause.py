@@ -13,7 +13,7 @@ from dougong.core.config import shown
 
 ROUNDING = 1e-5
 """The largest relative difference of a first loss that another order of the same sums explains."""
-CAUSES = ("recipe", "environment", "data", "tokenizer")
+CAUSES = ("recipe", "environment", "data", "tokenizer", "history")
 _WITHOUT_EFFECT = (
     "title", "description", "completes", "train.log", "train.samples", "train.profile", "train.grace", "train.workers",
     "train.checkpoint.keep", "train.checkpoint.keep_every", "train.checkpoint.asynchronous",
@@ -94,7 +94,8 @@ def sentence(findings: Sequence[Finding], lengths: Lengths) -> str:
         return f"{_agreement(findings, lengths)}{_without_effect(causes)}"
     first = min(effects, key=lambda finding: float("inf") if finding.step is None else finding.step)
     place = f"at step {first.step:,}" if first.step is not None else f"in {first.note.split(':')[0]}"
-    return f"The runs part {place}: {_cause(causes) or _no_cause(first)}"
+    before = [cause for cause in causes if cause.step is None or first.step is None or cause.step <= first.step]
+    return f"The runs part {place}: {_cause(before, seldom=first.step is not None) or _no_cause(first)}"
 
 
 def _agreement(findings: Sequence[Finding], lengths: Lengths) -> str:
@@ -121,22 +122,26 @@ def _steps(number: int) -> str:
 
 
 def _without_effect(causes: Sequence[Finding]) -> str:
-    names = [name for finding in causes for name in finding.rows if name != "train.steps"]
+    names = [name for finding in causes for name in finding.rows if not name.startswith("train.steps")]
     return f" What differs changed no number: {', '.join(names)}." if names else ""
 
 
-def _cause(causes: Sequence[Finding]) -> str:
-    """Returns the first cause that is likely, and names the others; nothing where there is none."""
-    recipe = next((finding.rows for finding in causes if finding.what == "recipe"), {})
+def _cause(causes: Sequence[Finding], seldom: bool) -> str:
+    """Returns the first cause that is likely, and names the others; nothing where there is none.
+
+    Args:
+        causes: What differs of what comes before the numbers.
+        seldom: Whether what seldom changes a number may be a cause, if there is no other.
+    """
     same_data = all(finding.what != "data" for finding in causes)
+    rows = {name: pair for finding in causes for name, pair in finding.rows.items()}
     able = {
         name: pair
-        for name, pair in recipe.items()
+        for name, pair in rows.items()
         if not _under(name, _WITHOUT_EFFECT) and not (same_data and name.startswith("data."))
     }
     likely = {name: pair for name, pair in able.items() if not _under(name, _SELDOM)}
-    others = {name: pair for f in causes if f.what != "recipe" for name, pair in f.rows.items()}
-    ordered = {**likely, **others, **{name: pair for name, pair in able.items() if name not in likely}}
+    ordered = {**likely, **(able if seldom else {})}
     if not ordered:
         return ""
     (name, pair), *rest = ordered.items()
@@ -173,5 +178,6 @@ def _words(name: str) -> str:
     return _WORDS.get(key, key.replace("_", " "))
 
 
-def _under(name: str, sections: Sequence[str]) -> bool:
+def _under(row: str, sections: Sequence[str]) -> bool:
+    name = row.partition(" ")[0]  # `train.steps from step 5 on` is about train.steps
     return any(name == section or name.startswith((section + ".", section + "[")) for section in sections)

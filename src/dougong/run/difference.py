@@ -7,7 +7,7 @@ samples and numbers of each step, evaluations, and at last tensors. Only reads.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -72,7 +72,7 @@ def diff(a: str | Path, b: str | Path) -> Comparison:
         FileError: A file of one of them is corrupt.
     """
     pair = one, other = _open(Path(a)), _open(Path(b))
-    causes = [compare(*pair) for compare in (_recipes, _environments, _data, _tokenizers)]
+    causes = [compare(*pair) for compare in (_recipes, _environments, _data, _tokenizers, _histories)]
     numbers = [_numbers(field, *pair) for field in _NUMBERS]
     effects = [*numbers, *(compare(*pair) for compare in (_evaluations, _checkpoints, _models))]
     common = one.steps.keys() & other.steps.keys()
@@ -158,6 +158,29 @@ def _tokenizers(a: _Run, b: _Run) -> Finding:
     if absent:
         return Finding("tokenizer", "unknown", f"{absent[0].parent.parent} has left no model yet")
     return _finding("tokenizer", {"tokenizer": Pair(*(files.sha256(path)[:16] for path in paths))}, "files")
+
+
+def _histories(a: _Run, b: _Run) -> Finding:
+    """Compares what became of the runs on their way: going back to a checkpoint, and changed fields when resumed."""
+    one, other = _history(a), _history(b)
+    names = [*one, *(name for name in other if name not in one)]
+    rows = {name: Pair(*(history.get(name, (None, 0))[0] for history in (one, other))) for name in names}
+    found = _finding("history", rows, "events")
+    since = [(one | other)[name][1] for name in found.rows]
+    return replace(found, step=min(since, default=None))
+
+
+def _history(run: _Run) -> dict[str, tuple[str, int]]:
+    """Returns what happened, by name, and the first step that it can have changed."""
+    found = {}
+    for event in run.events:
+        step = event.get("step", 0)
+        if event["event"] == "rewind":
+            to = event.get("to", 0)
+            found[f"rewind at step {step:,}"] = (f"to step {to:,}", to + 1)
+        for name, (before, now) in {**event.get("changed", {}), **event.get("allowed", {})}.items():
+            found[f"{name} from step {step + 1:,} on"] = (f"{now}, {before} before", 1)
+    return found
 
 
 def _finding(what: str, pairs: Mapping[str, Pair], kind: str) -> Finding:
