@@ -12,8 +12,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from dougong.core.errors import UsageError
-from dougong.core.files import explained, open_binary
+from dougong.core.errors import UntrustedError, UsageError
+from dougong.core.files import PICKLES, explained, open_binary
 from dougong.recipe.sources import RUN_RECIPE, Source, is_inline, name_of, shipped_names
 
 RUNS = Path("runs")
@@ -48,9 +48,15 @@ def find_run(source: Source, run: str | Path | None = None) -> Path:
 
     Raises:
         UsageError: There is none.
+        UntrustedError: What is named is a pickle.
     """
     if run is not None or _names_a_folder(source):
         named = Path(run if run is not None else str(source))
+        if named.is_file() and named.name.lower().endswith(PICKLES):
+            raise UntrustedError(
+                f"{named} must be a folder with safetensors, but is a pickle, which can run anything when opened. "
+                f"Import it: dougong import {named} --to NEW"
+            )
         if not is_run(named):
             what = f"has no {RUN_RECIPE}" if named.exists() else "does not exist"
             raise UsageError(f"{named} must be a run folder, but {what}. Name another.", name="E-PATH")
@@ -67,7 +73,8 @@ def find_run(source: Source, run: str | Path | None = None) -> Path:
 def _names_a_folder(source: Source) -> bool:
     if not isinstance(source, str | Path) or is_inline(source) or source in shipped_names():
         return False
-    return Path(source).is_dir() or (os.sep in str(source) and not Path(source).is_file())
+    pickled = str(source).lower().endswith(PICKLES)
+    return Path(source).is_dir() or (os.sep in str(source) and not Path(source).is_file()) or pickled
 
 
 def model_of_run(folder: Path) -> Path:
