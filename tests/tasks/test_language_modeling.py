@@ -159,3 +159,39 @@ def test_build_takes_shapes_from_the_model_and_bytes_from_the_data() -> None:
     assert built.example_batch(2)["tokens"].device.type == "meta"
     assert built.decode([0, 1]) == "ab"
     assert LanguageModelingConfig().build(model).decode(torch.tensor([3, 4])) == [3, 4]
+
+
+def test_chance_is_the_logarithm_of_the_vocabulary() -> None:
+    assert task().chance() == pytest.approx(math.log(VOCAB))
+
+
+def test_uneven_rows_all_weigh_differently_and_hold_nothing_new() -> None:
+    batch = task().collate(stream(4), range(4))
+    uneven = task().uneven(batch)
+    assert [int((row != -1).sum()) for row in uneven["targets"]] == [5, 4, 3, 2]
+    assert torch.equal(uneven["tokens"], batch["tokens"])
+    assert torch.equal(uneven["targets"][3, :2], batch["targets"][3, :2])
+    assert (batch["targets"] != -1).all()
+
+
+@pytest.mark.parametrize("across", [True, False])
+def test_equalities_cut_each_row_into_all_of_its_items(across: bool) -> None:
+    found = list(task().equalities(task().collate(stream(across=across), range(8))))
+    assert len(found) == (8 if across else 16)
+    for claim, whole, parts in found:
+        counted = whole["targets"] != -1
+        apart = torch.cat([part["targets"][0] for part in parts])
+        assert torch.equal(apart, whole["targets"][counted]), claim
+        assert torch.equal(torch.cat([part["tokens"][0] for part in parts]), whole["tokens"][0, : len(apart)])
+
+
+def test_documents_are_cut_where_segments_meet_and_one_document_is_given_a_second() -> None:
+    batch = task().collate(stream(across=False), range(8))
+    packed = list(task().equalities(batch))[8:]
+    there = [len(set(row.tolist())) for row in batch["segments"]]
+    assert 1 in there
+    assert max(there) > 2
+    assert [len(parts) for _, _, parts in packed] == [max(number, 2) for number in there]
+    for _, whole, parts in packed:
+        assert all(len(set(part["segments"][0].tolist())) == 1 for part in parts)
+        assert len(set(whole["segments"][0].tolist())) == len(parts)
