@@ -182,6 +182,14 @@ def test_a_checkpoint_with_a_pickle_is_refused_on_every_way(name: str, run: Path
     assert not sang(here)
 
 
+def test_a_run_whose_model_is_a_pickle_is_not_used(run: Path, here: Path) -> None:
+    mine = hostile.copied(run, here / "run")
+    (mine / "model/manifest.json").unlink(missing_ok=True)
+    (mine / "model/model.safetensors").write_bytes(saved(Touch()))
+    assert [told("evaluate", mine), told("generate", mine, "a"), told("checkpoint", "verify", mine)] == [3, 3, 3]
+    assert not sang(here)
+
+
 def test_a_recipe_that_asks_for_objects_is_refused_on_every_way(run: Path, here: Path) -> None:
     mine = hostile.copied(run, here / "run")
     recipe = (mine / "recipe.yaml").read_text(encoding="utf-8")
