@@ -20,7 +20,7 @@ import pytest
 import dougong
 from dougong.checkpoint.store import Store
 from dougong.core.errors import ResourceError
-from dougong.run import generation
+from dougong.run import generation, memory
 from dougong.run.memory import MemoryWatch
 from tests.tiny import tiny_recipe, write_recipe
 
@@ -135,3 +135,16 @@ def test_a_model_that_does_not_fit_is_told_with_its_size(
 def test_another_error_is_not_taken_for_a_full_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="shapes"):
         loads(tmp_path / "model", monkeypatch, RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+
+
+def test_a_step_that_cannot_be_predicted_is_run_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def unpredictable(*_: Any) -> Any:
+        raise RuntimeError("this operation needs numbers")
+
+    monkeypatch.setattr(memory, "step_memory", unpredictable)
+    assert dougong.train(recipe(tmp_path), run=tmp_path / "run", steps=2).steps == 2
+    told = capsys.readouterr().err
+    assert "could not be predicted (RuntimeError: this operation needs numbers)" in told
+    assert "MB of weights, gradients and optimizer state, and activations on top" in told

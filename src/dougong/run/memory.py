@@ -16,7 +16,7 @@ import torch
 from dougong.core import log
 from dougong.core.contracts import Batch
 from dougong.core.device import choose_device, choose_precision
-from dougong.core.errors import ResourceError, is_memory
+from dougong.core.errors import DougongError, ResourceError, is_memory
 from dougong.plan.count import state_bytes
 from dougong.plan.memory import Memory, step_memory
 from dougong.recipe import Recipe
@@ -52,8 +52,9 @@ def predicted_memory(parts: Parts) -> Memory:
     """Returns the peak memory of a step of the recipe at its largest batch; warns if there is less."""
     train = parts.recipe.train
     device = choose_device(train.device)
+    kind = device if device.type == "cuda" else torch.device("cpu")  # of other devices' kernels too little is known
     batches, size = parts.batches(), parts.sizes().sizes[-1]
-    one = batches.collate([batches.examples[0]], [0]).to(device)
+    one = batches.collate([batches.examples[0]], [0]).to(kind)
     fields = {name: tensor.expand(size, *tensor.shape[1:]) for name, tensor in one.fields.items()}
     dtype = choose_precision(train.precision, device).dtype
     found = step_memory(parts.recipe.model, parts.task, Batch(fields, one.samples.expand(size)), train, dtype)
@@ -67,7 +68,8 @@ class MemoryWatch:
     """While in this context, a memory that is full is told of with the step and the prediction; it hears each step."""
 
     def __init__(self, parts: Parts):
-        self.recipe, self.predicted, self.step = parts.recipe, predicted_memory(parts), 0
+        self.recipe, self.step = parts.recipe, 0
+        self.estimate = _estimate(parts)
 
     def observe(self, report: Report) -> None:
         """Takes note of a step that is done."""
@@ -81,7 +83,7 @@ class MemoryWatch:
             return
         when = f"step {self.step + 1}" if self.step else "before the first step was done"
         raise ResourceError(
-            f"{when}: the memory must hold about {self.predicted}, but is full ({_first_line(error)}). "
+            f"{when}: the memory must hold about {self.estimate}, but is full ({_first_line(error)}). "
             f"{_knobs(self.recipe)} Checkpoints that were saved are whole.",
             name="E-MEMORY",
         ) from error
@@ -106,6 +108,18 @@ def loading(folder: Path) -> Iterator[None]:
             "(--precision bf16).",
             name="E-MEMORY",
         ) from error
+
+
+def _estimate(parts: Parts) -> str:
+    """Returns the prediction in words; of a model that cannot be run without numbers, what is held at every step."""
+    try:
+        return str(predicted_memory(parts))
+    except Exception as error:  # a prediction is no condition: the run may go on without one
+        if isinstance(error, DougongError):
+            raise
+        log.warn(f"the memory of a step could not be predicted ({type(error).__name__}: {_first_line(error)})")
+        held = state_bytes(parts.recipe) / 1e6
+        return f"{held:,.0f} MB of weights, gradients and optimizer state, and activations on top"
 
 
 def _knobs(recipe: Recipe) -> str:

@@ -202,7 +202,7 @@ def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, watch:
     recipe, train = parts.recipe, parts.recipe.train
     device = choose_device(train.device)
     counted = count(recipe)
-    log.say(f"plan: {counted.flops_per_sample * parts.sizes().size(0) / 1e9:,.1f} GFLOP a step; {watch.predicted}")
+    log.say(f"plan: {counted.flops_per_sample * parts.sizes().size(0) / 1e9:,.1f} GFLOP a step; {watch.estimate}")
     model = new_model(recipe)
     plan = _plan(parts, dataclasses.asdict(counted))
     values = anchored(recipe.values(), Path(), absolute=True)
