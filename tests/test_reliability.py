@@ -89,7 +89,7 @@ def test_a_row_that_fails_says_so(project: Path) -> None:
     found = table(left_by(project))
     assert found[0] == PASSED
     assert found[1].endswith("| `tests/faults/test_09_cat.py` | **failed**: 1 of 2 tests |")
-    assert found[2].endswith("| Not run: what takes long is left out unless asked for with `-m slow` |")
+    assert found[2].endswith("| Not run in the last run of all tests |")
     assert found[3].endswith("| 2 passed, 1 of them controls; 1 skipped (no cellar here) |")
 
 
