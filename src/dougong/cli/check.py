@@ -11,7 +11,8 @@ def check(source: Source, overrides: Overrides = None, json: Json = False) -> No
     """Prove a recipe before a long run, on its own model and data, in about a minute.
 
     Each line says what was measured and what is allowed; what fails is named below its line. The exit code is 0, or
-    that of the first failure: 2 the recipe, 3 the data, 4 the memory, 5 a number that is not finite, 1 all else.
+    that of the first failure: 2 the recipe, 3 the data, 4 the memory, 5 a number that is not finite, 6 a process that
+    failed, 1 all else.
     """
     from dougong.cli.output import show_json
     from dougong.recipe import load
