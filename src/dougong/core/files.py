@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
 from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
-from dougong.core.strict import parse_json
+from dougong.core.strict import parse_json as parse_json  # read_json for a text
 
 if TYPE_CHECKING:
     import numpy as np
