@@ -12,6 +12,7 @@ import resource
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -89,11 +90,15 @@ def digest(folder: Path) -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(folder.iterdir()))).hexdigest()
 
 
+SAVE = Store.save
+
+
 class Watch:
-    """Takes note of the checkpoint of step 10 as it is before step 20."""
+    """Takes note of the checkpoint of step 10 as it is before step 20, and lets step 21 last until 20 has failed."""
 
     def __init__(self, folder: Path):
         self.folder, self.before, self.steps = folder / "checkpoints/step-00000010", "", 0
+        self.failed = threading.Event()
 
     def __call__(self, report: Report) -> None:
         self.steps = report.step
@@ -101,18 +106,28 @@ class Watch:
             while not self.folder.exists():  # it is being saved in the background
                 time.sleep(0.01)
             self.before = digest(self.folder)
-        elif report.step > 19:
-            time.sleep(0.02)  # so that a step takes longer than to fail
+        elif report.step == 21:
+            assert self.failed.wait(60)
+            time.sleep(0.05)
+
+    def save(self, store: Store, step: int, *rest: Any) -> Path:
+        try:
+            return SAVE(store, step, *rest)
+        finally:
+            if step == 20:
+                self.failed.set()
 
 
 def fails_at_20(folder: Path, **options: Any) -> ResourceError:
     """Trains into a failure at step 20; sees that step 10 is as it was, alone, and can be gone on from."""
     watch = Watch(folder)
-    with pytest.raises(ResourceError) as caught:
-        fit(job(folder, Small(), observers=[watch], **OPTIONS, **options))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Store, "save", lambda store, *given: watch.save(store, *given))
+        with pytest.raises(ResourceError) as caught:
+            fit(job(folder, Small(), observers=[watch], **OPTIONS, **options))
     assert caught.value.exit_code == 4
     assert digest(watch.folder) == watch.before
-    assert 20 <= watch.steps < 30
+    assert watch.steps == 21
     return caught.value
 
 

@@ -45,12 +45,11 @@ def trained(folder: Path, asynchronous: bool, **options: Any) -> dict[str, bytes
 
 def test_the_bytes_are_those_of_a_save_that_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = trained(tmp_path / "waiting", asynchronous=False)
-    monkeypatch.setenv("DOUGONG_FAULT", "ckpt.shard:4:sleep0.1")
+    monkeypatch.setenv("DOUGONG_FAULT", "ckpt.shard:4:sleep0.3")
     seen: list[bool] = []
     store = Store(tmp_path / "background/checkpoints")
 
     def look(report: Report) -> None:
-        time.sleep(0.01)
         if 4 < report.step < 8:
             seen.append(store.path(4).exists())
 
@@ -63,7 +62,7 @@ def test_the_bytes_are_those_of_a_save_that_waits(tmp_path: Path, monkeypatch: p
 
 def test_without_a_copy_of_the_state_the_bytes_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waiting = trained(tmp_path / "waiting", asynchronous=False)
-    monkeypatch.setenv("DOUGONG_FAULT", "ckpt.shard:4:sleep0.1")
+    monkeypatch.setenv("DOUGONG_FAULT", "ckpt.shard:4:sleep0.3")
     monkeypatch.setattr(checkpointers._Copies, "take", lambda self, tensors: tensors)
     assert trained(tmp_path / "background", asynchronous=True)["model.safetensors"] != waiting["model.safetensors"]
 
@@ -91,16 +90,26 @@ def test_at_most_one_save_is_under_way_and_they_end_in_order(tmp_path: Path, mon
 
 
 def failing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[ResourceError, list[int]]:
-    """Runs with a writer that fails at step 4; returns the error and the steps that were done by then."""
+    """Runs with a writer that fails at step 4, before step 5 ends; returns the error and the steps done by then."""
     monkeypatch.setenv("DOUGONG_FAULT", "ckpt.shard:4:eio")
-    done: list[int] = []
+    done, failed, original = list[int](), threading.Event(), Store.save
 
-    def slow(report: Report) -> None:
+    def save(self: Store, step: int, *rest: Any) -> Path:
+        try:
+            return original(self, step, *rest)
+        finally:
+            if step == 4:
+                failed.set()
+
+    def watch(report: Report) -> None:
         done.append(report.step)
-        time.sleep(0.05)
+        if report.step == 5:
+            assert failed.wait(60)
+            time.sleep(0.05)
 
+    monkeypatch.setattr(Store, "save", save)
     with pytest.raises(ResourceError) as caught:
-        fit(job(folder, Small(), steps=9, checkpoint={"every": 2}, observers=[slow]))
+        fit(job(folder, Small(), steps=9, checkpoint={"every": 2}, observers=[watch]))
     return caught.value, done
 
 
