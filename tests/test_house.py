@@ -207,7 +207,7 @@ def test_a_field_without_description_is_found() -> None:
 
 
 def written_files() -> list[Path]:
-    folders = [ROOT / name for name in ("src", "tests", "docs", "benchmarks", ".ci")]
+    folders = [ROOT / name for name in ("src", "tests", "docs", "benchmarks", "scripts", ".ci")]
     inside = [
         file for folder in folders for file in folder.rglob("*") if file.suffix in _TEXT or file.parent.name == ".ci"
     ]
