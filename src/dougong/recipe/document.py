@@ -16,8 +16,9 @@ from dougong.core.errors import RecipeError
 
 MAX_BYTES = 1_000_000
 MAX_DEPTH = 20
-MAX_NODES = 5_000
+MAX_NODES = 2_000
 Keys = tuple[str | int, ...]
+_DEEP = re.compile(rf"(?:[\[{{]\s*){{{MAX_DEPTH + 1}}}")
 _PLAIN = {f"tag:yaml.org,2002:{kind}" for kind in ("str", "int", "float", "bool", "null", "map", "seq")}
 # Scalars that YAML would read as something else than a recipe means: a date, a merge key, a value sign.
 _AS_TEXT = {f"tag:yaml.org,2002:{kind}" for kind in ("timestamp", "merge", "value")}
@@ -67,6 +68,9 @@ def _compose(text: str, where: str) -> Any:
     import ruamel.yaml
 
     yaml = ruamel.yaml.YAML(typ="safe", pure=True)
+    opened = _DEEP.search(text)  # the parser reads ahead, and takes the square of what is open for it
+    if opened is not None:
+        raise RecipeError([_too_much(f"{where}:{text.count(chr(10), 0, opened.start()) + 1}", deep=True)])
     try:
         _check_events(yaml.parse(text), where)
         return yaml.compose(text)
