@@ -235,10 +235,14 @@ def command_fault(words: list[str]) -> str | None:
     group = typer.main.get_command(app)
     try:
         with group.make_context("dougong", words[1:2], resilient_parsing=True) as context:
-            verb = group.get_command(context, words[1])
+            verb, rest = group.get_command(context, words[1]), list(words[2:])
             if verb is None:
                 return f"{words[1]} is not a verb"
-            verb.make_context(words[1], list(words[2:]), parent=context)
+            if hasattr(verb, "commands") and rest and not rest[0].startswith("-"):  # a verb with verbs of its own
+                verb = verb.commands.get(rest.pop(0))
+                if verb is None:
+                    return f"{' '.join(words[1:3])} is not a verb"
+            verb.make_context(words[1], rest, parent=context)
     except Exception as error:
         if not isinstance(error, click.exceptions.ClickException) and "Click" not in str(type(error).__mro__):
             raise
@@ -314,6 +318,8 @@ def test_commands_of_the_page_run(page: str) -> None:
     "line",
     [
         "dougong trian gpt-stdlib",
+        "dougong checkpoint lits runs/mine",
+        "dougong checkpoint list runs/mine --no-such-option",
         "dougong train gpt-stdlib --no-such-option",
         "dougong train no-such-recipe",
         "make nonsense",

@@ -7,6 +7,7 @@ import pytest
 from dougong.core import errors
 
 CODES = {
+    errors.CheckError: 1,
     errors.UsageError: 2,
     errors.RecipeError: 2,
     errors.MissingExtra: 2,

@@ -101,8 +101,9 @@ def test_tokenizer_with_more_tokens_than_the_model_is_refused(
 
 
 def test_folder_of_a_model_or_of_its_run_opens(language_model: LanguageModel, tmp_path: Path) -> None:
-    save_model(language_model.model, tmp_path / "model")
-    language_model.tokenizer.save(tmp_path / "model")
+    language_model.tokenizer.save(tmp_path)
+    assets = {file.name: file.read_bytes() for file in tmp_path.glob("*.json")}
+    save_model(language_model.model, tmp_path / "model", assets)
     expected = language_model.generate("x", temperature=0.0)
     for folder in (tmp_path / "model", tmp_path):
         opened = load_language_model(folder, precision="fp32", device="cpu")

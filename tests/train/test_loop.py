@@ -332,6 +332,13 @@ def test_steps_learning_rate_and_records_may_change_and_it_is_said(tmp_path: Pat
     assert "train.optimizer.lr was 0.05 and is now 0.1" in said
 
 
+def test_fewer_steps_than_are_done_are_refused(tmp_path: Path) -> None:
+    fit(job(tmp_path, steps=4))
+    with pytest.raises(UsageError, match=r"train\.steps must be at least the 4 steps that are done, but is 3"):
+        fit(job(tmp_path, steps=3, resume=True))
+    assert fit(job(tmp_path, steps=4, resume=True)).steps == 4
+
+
 def test_a_model_of_other_shapes_is_refused(tmp_path: Path) -> None:
     fit(job(tmp_path))
     other = Small()

@@ -66,9 +66,9 @@ def _wait(peers: Sequence[subprocess.Popen[str]]) -> None:
         raise PeerError(f"a process must finish its half of a batch in {SECONDS} s, but did not.") from None
     finally:
         for peer in peers:
-            if peer.poll() is None:
-                peer.kill()
-                peer.communicate()
+            peer.kill()  # does nothing to one that has ended
+            with peer:  # closes its pipe
+                pass
 
 
 def _mean(shares: Sequence[Sums]) -> Outcome:

@@ -242,8 +242,14 @@ def _is_whole(store: Store, step: int) -> bool:
 
 
 def _run_folder(source: str | Path) -> Path:
-    """Returns the folder of a run; one without a recipe, as `fit` alone leaves it, will do."""
+    """Returns the folder of a run; one without a recipe, as `fit` alone leaves it, will do.
+
+    Raises:
+        UsageError: There is no such run, or a file is named that is no recipe.
+    """
     path = Path(source)
+    if path.is_file() and path.suffix not in (".yaml", ".yml"):
+        raise UsageError(f"{path} must be a run's folder, but is a file. Name the folder it is in.", name="E-PATH")
     return path if (path / "checkpoints").is_dir() else find_run(str(source))
 
 

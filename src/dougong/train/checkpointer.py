@@ -75,7 +75,7 @@ class Checkpointer:
         """Loads what was found, if it is of the same run, and sees that the next checkpoints will fit on the disk.
 
         Raises:
-            UsageError: What must be equal is not.
+            UsageError: What must be equal is not; or more steps are done than are asked for.
             ResourceError: The next checkpoints would not fit.
         """
         train = {**self.config.model_dump(mode="json"), "precision": precision_name(state.dtype)}
@@ -88,6 +88,12 @@ class Checkpointer:
             self.changes = permitted(before, self.identity, allow)
             self.changes.say()
             self._load(state, self._found)
+            if state.step > self.config.steps:
+                raise UsageError(
+                    f"train.steps must be at least the {state.step} steps that are done, but is {self.config.steps}. "
+                    "Raise it, or start a new run.",
+                    name="E-CHANGED",
+                )
             self._before = self._found.scalars.get("environment", {})
             self._found = None
         self.store.require_space(_expected_bytes(state) * self._to_come(state))
