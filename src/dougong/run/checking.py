@@ -135,7 +135,7 @@ def prove(subject: Subject) -> list[Result]:
     for number, (claim, of_subject) in enumerate(CHECKS, 1):
         result = found(claim, functools.partial(of_subject, subject))
         results.append(result)
-        log.say(f"{number}/{len(CHECKS)} {claim.name}: {result.verdict}, {result.seconds:.1f} s")
+        log.say(f"{number}/{len(CHECKS)} {claim.name.replace("_", " ")}: {result.verdict}, {result.seconds:.1f} s")
     return results
 
 
