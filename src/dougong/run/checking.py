@@ -135,7 +135,8 @@ def prove(subject: Subject) -> list[Result]:
     for number, (claim, of_subject) in enumerate(CHECKS, 1):
         result = found(claim, functools.partial(of_subject, subject))
         results.append(result)
-        log.say(f"{number}/{len(CHECKS)} {claim.name.replace("_", " ")}: {result.verdict}, {result.seconds:.1f} s")
+        name = claim.name.replace("_", " ")
+        log.say(f"{number}/{len(CHECKS)} {name}: {result.verdict}, {result.seconds:.1f} s")
     return results
 
 
