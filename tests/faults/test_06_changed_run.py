@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+import torch
 
 from dougong.checkpoint.store import Store, load
 from dougong.cli import app
@@ -142,7 +143,7 @@ def test_the_documented_list_may_change_and_is_said_and_written_down(resumed: Tr
     event = next(event for event in read_run(tmp_path / "run")[1] if event["event"] == "resumed")
     assert event["changed"].keys() == FREE.keys()
     assert event["allowed"] == {}
-    assert "guarantee: it is equal up to rounding, not bit for bit, because: microbatch_size None -> 2" in text
+    assert "guarantee: not the run that was begun: train.optimizer.lr differs\n" in text
 
 
 def test_an_allowed_field_passes_and_is_written_down(resumed: Train, tmp_path: Path) -> None:
@@ -210,6 +211,43 @@ def test_another_version_or_machine_waives_the_guarantee_and_says_why(
     text = said_on_resume(tmp_path)
     assert text.startswith("guarantee: it is equal up to rounding, not bit for bit, because: ")
     assert f"{name} {value} -> " in text
+
+
+def test_another_microbatch_is_equal_up_to_rounding(tmp_path: Path) -> None:
+    fit(job(tmp_path, Small(), steps=2))
+    assert said_on_resume(tmp_path, microbatch_size=2) == (
+        "guarantee: it is equal up to rounding, not bit for bit, because: microbatch_size None -> 2"
+    )
+
+
+COSINE, PLATEAU = {"schedule": {"name": "cosine"}}, {"schedule": {"name": "plateau", "patience": 9}}
+
+
+@pytest.mark.parametrize(
+    ("begun_with", "changes", "names"),
+    [
+        ({}, {"optimizer": {"name": "sgd", "lr": 0.1}}, "train.optimizer.lr differs"),
+        (COSINE, {"steps": 4}, "train.steps differs"),
+        (PLATEAU, {"steps": 4, "evaluate": {"every": 1}}, "train.steps, train.evaluate.every differ"),
+    ],
+)
+def test_a_field_that_may_differ_but_makes_another_run_waives_the_guarantee(
+    tmp_path: Path, begun_with: dict[str, Any], changes: dict[str, Any], names: str
+) -> None:
+    fit(job(tmp_path, Small(), **{"steps": 3, **begun_with}))
+    assert said_on_resume(tmp_path, **{"steps": 3, **begun_with, **changes}) == (
+        f"guarantee: not the run that was begun: {names}"
+    )
+
+
+def test_more_steps_of_a_schedule_without_an_end_are_the_longer_run(tmp_path: Path) -> None:
+    one, other = Small(), Small()
+    fit(job(tmp_path / "one", one, steps=2, schedule={"name": "inverse_sqrt", "warmup_steps": 1}))
+    options = {"steps": 4, "schedule": {"name": "inverse_sqrt", "warmup_steps": 1}}
+    assert "bit for bit" in said_on_resume(tmp_path / "one", **options)
+    fit(job(tmp_path / "one", one, resume=True, **options))
+    fit(job(tmp_path / "other", other, **options))
+    assert all(map(torch.equal, one.parameters(), other.parameters()))
 
 
 def test_the_same_machine_class_threads_and_versions_are_bit_for_bit(tmp_path: Path) -> None:

@@ -102,12 +102,12 @@ class Checkpointer:
         """Takes note of how the run computes, which its checkpoints carry; returns what holds when it is resumed."""
         decisions = {"precision": precision_name(state.dtype), "compile": compiled}
         self._around = {"decisions": decisions, "environment": environment(state, compiled)}
-        return guarantee(self._before, self._around["environment"], list(self.changes.allowed))
+        return guarantee(self._before, self._around["environment"], self.changes)
 
     def note(self, state: State, recorder: Recorder) -> None:
         """Writes down how the run was resumed, if it was: what holds, what differs, and what was allowed to."""
         if self._before is not None:
-            holds = guarantee(self._before, self._around["environment"], list(self.changes.allowed))
+            holds = guarantee(self._before, self._around["environment"], self.changes)
             recorder.event("resumed", state.step, guarantee=holds, **self.changes.record())
 
     def maybe_save(self, state: State, recorder: Recorder) -> None:

@@ -26,6 +26,8 @@ MAY_CHANGE = (
 """Options of training that may differ between two calls."""
 NOT_WHILE_REWINDING = ("checkpoint.every", "spike")
 """Of these, those that a run which goes back to its checkpoints must keep: they decide where it goes back to."""
+OVER_ALL_STEPS = ("linear", "polynomial", "cosine", "wsd")
+"""Schedules whose learning rate at any step depends on the number of all steps."""
 NEVER = ("train.optimizer.name",)
 """Fields that nobody can allow to differ: what is saved would mean nothing."""
 
@@ -55,10 +57,12 @@ class Changes:
     Attributes:
         free: Fields that may always differ: what they were and are.
         allowed: Fields that the person allows to differ.
+        altering: Those of the free ones with which the unbroken run would have had other numbers.
     """
 
     free: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
     allowed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    altering: Sequence[str] = ()
 
     def say(self) -> None:
         """Tells the person."""
@@ -95,7 +99,7 @@ def permitted(before: Mapping[str, Any], now: Mapping[str, Any], allow: Sequence
         name: pair for name, pair in changes.items() if name not in free and _under(name, allow) and name not in NEVER
     }
     refuse_changes({name: pair for name, pair in changes.items() if name not in free and name not in allowed})
-    return Changes(free, allowed)
+    return Changes(free, allowed, [name for name in free if _alters(name, now.get("train", {}))])
 
 
 def refuse_changes(changes: Mapping[str, tuple[Any, Any]]) -> None:
@@ -155,6 +159,15 @@ def _rewinds(train: Mapping[str, Any]) -> bool:
     return train.get("on_nonfinite") == "rewind" or (train.get("spike") or {}).get("action") == "rewind"
 
 
+def _alters(name: str, train: Mapping[str, Any]) -> bool:
+    """Tells whether a field that may differ makes other numbers of the steps before it did."""
+    schedule = (train.get("schedule") or {}).get("name")
+    heeds_evaluations = schedule == "plateau" or bool(train.get("early_stopping"))
+    if name == "train.steps":  # at the last step there is an evaluation, whatever the others' rhythm
+        return schedule in OVER_ALL_STEPS or heeds_evaluations
+    return name == "train.optimizer.lr" or (heeds_evaluations and name.startswith("train.evaluate."))
+
+
 def _may_change(name: str, rewinding: bool) -> bool:
     option = name.removeprefix("train.")
     if rewinding and _under(option, NOT_WHILE_REWINDING):
@@ -199,20 +212,22 @@ def environment(state: State, compiled: bool) -> dict[str, Any]:
     }
 
 
-def guarantee(before: Mapping[str, Any] | None, now: Mapping[str, Any], allowed: Sequence[str] = ()) -> str:
+def guarantee(before: Mapping[str, Any] | None, now: Mapping[str, Any], changes: Changes) -> str:
     """Returns what holds of a run that is gone on with, in a sentence.
 
     Args:
         before: The environment in which the checkpoint was written; None at a fresh start.
         now: That of this call.
-        allowed: Fields that the person let differ.
+        changes: What differs from the call before.
     """
     here = f"{now['machine']} {now['cpu']}, threads {now['threads']}, torch {now['torch']}"
     reasons = [f"{name} {old} -> {new}" for name, (old, new) in _differences(before or now, now)]
     if now["device"] != "cpu":
         reasons.append(f"{now['device']} adds in no fixed order")
-    if allowed:
-        return f"not the run that was begun: {', '.join(allowed)} differs, as allowed"
+    if changes.allowed or changes.altering:
+        names = [*changes.altering, *changes.allowed]
+        allowed = ", as allowed" if changes.allowed else ""
+        return f"not the run that was begun: {', '.join(names)} differ{'s' * (len(names) == 1)}{allowed}"
     if reasons:
         what = "resumed, it is" if before is None else "it is"
         return f"{what} equal up to rounding, not bit for bit, because: {', '.join(reasons)}"
