@@ -40,6 +40,7 @@ class Memory:
         average: The averaged weights.
         activations: What the forward pass keeps for the backward pass, of one microbatch.
         workspace: All else: the batch, what an operation is just making, and with `recompute` one block's activations.
+        staging: The copy from which checkpoints are written in the background, if there is one in the same memory.
     """
 
     weights: int
@@ -48,6 +49,7 @@ class Memory:
     average: int
     activations: int
     workspace: int
+    staging: int = 0
 
     @property
     def peak(self) -> int:

@@ -6,6 +6,7 @@ Knows how much memory there is and what was predicted; what a step takes, `plan/
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import resource
 from collections.abc import Iterator
@@ -49,7 +50,7 @@ def memory_of(device: torch.device) -> int | None:
 
 
 def predicted_memory(parts: Parts) -> Memory:
-    """Returns the peak memory of a step of the recipe at its largest batch; warns if there is less."""
+    """Returns the peak memory of a step of the recipe at its largest batch, and saving; warns if there is less."""
     train = parts.recipe.train
     device = choose_device(train.device)
     kind = device if device.type == "cuda" else torch.device("cpu")  # of other devices' kernels too little is known
@@ -58,6 +59,8 @@ def predicted_memory(parts: Parts) -> Memory:
     fields = {name: tensor.expand(size, *tensor.shape[1:]) for name, tensor in one.fields.items()}
     dtype = choose_precision(train.precision, device).dtype
     found = step_memory(parts.recipe.model, parts.task, Batch(fields, one.samples.expand(size)), train, dtype)
+    if device.type == "cpu" and train.checkpoint.asynchronous and 0 < train.checkpoint.every < train.steps:
+        found = dataclasses.replace(found, staging=found.weights + found.optimizer + found.average)
     there = memory_of(device)
     if there is not None and found.peak > there:
         log.warn(f"a step will take {found}, but there are {there / 1e6:,.0f} MB. {_knobs(parts.recipe)}")
