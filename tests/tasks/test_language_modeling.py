@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dougong.core.contracts import Provable
 from dougong.data.examples import TokenRow
 from dougong.nn.losses import cross_entropy_by_formula
 from dougong.tasks.language_modeling import LanguageModeling, LanguageModelingConfig
@@ -55,6 +56,10 @@ def figures(rows: list[TokenRow], size: int, model: nn.Module, tokenizer: object
     for start in range(0, len(rows), size):
         metrics.update(model, objective.collate(rows[start : start + size], range(len(rows[start : start + size]))))
     return metrics.compute()
+
+
+def test_all_that_a_task_may_add_for_the_check_is_there() -> None:
+    assert isinstance(task(), Provable)
 
 
 def test_each_target_is_the_next_token() -> None:

@@ -131,6 +131,7 @@ class Task(Protocol):
         """Returns a batch of the right shapes and types, for the meta device."""
 
 
+@runtime_checkable
 class Provable(Protocol):
     """What a task may add so that `dougong check` proves more of it. Each is asked for by name, and may be absent."""
 
