@@ -177,9 +177,11 @@ def test_settings_are_an_object_that_asks_for_no_code(tmp_path: Path) -> None:
         ("9" * 10_000, "Exceeds the limit"),
         ("[" + "[]," * 4_000_000 + "[]]", "has more than 4,000,000 values"),
         (b'"\xff"', "can't decode byte"),
+        ('{"a": ["\\ud83d"]}', "its text holds half a surrogate pair"),
+        ('{"\\uDE00": 1}', "its text holds half a surrogate pair"),
         ("", "Expecting value"),
     ],
-    ids=["twice", "nan", "infinity", "large", "deep", "deeper", "digits", "many", "bytes", "empty"],
+    ids=["twice", "nan", "infinity", "large", "deep", "deeper", "digits", "many", "bytes", "half", "half key", "empty"],
 )
 def test_json_is_read_strictly(text: str | bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").write_bytes(text if isinstance(text, bytes) else text.encode())
@@ -188,7 +190,7 @@ def test_json_is_read_strictly(text: str | bytes, reason: str, tmp_path: Path) -
 
 
 def test_sound_json_is_what_it_was(tmp_path: Path) -> None:
-    value = {"a": [1, -2.5, 1e300, None, True, "\u2028ä", {"a": {}}], "b": 10**30}
+    value = {"a": [1, -2.5, 1e300, None, True, "\u2028ä😀", {"a": {}}], "b": 10**30}
     (tmp_path / "a.json").write_text("\ufeff" + json.dumps(value), encoding="utf-8")
     assert files.read_json(tmp_path / "a.json") == value
 

@@ -1,4 +1,4 @@
-"""JSON as it must be: each key once, every number finite, neither too deep nor too many values.
+"""JSON as it must be: each key once, every number finite, all text Unicode, neither too deep nor too many values.
 
 Knows texts; does not know files.
 """
@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 
 JSON_VALUES = 4_000_000
 """Values of the largest JSON file that is read, at most; each takes some 60 bytes of memory, if it is empty."""
 JSON_DEPTH = 200
 """How deep the values of a JSON file may lie."""
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 
 
 def parse_json(raw: bytes | str) -> Any:
-    """Returns the value of a JSON text, strictly: each key once, every number finite, neither too deep nor too many.
+    """Returns the value of a JSON text, or refuses it: what JSON must be here, the module says.
 
     Raises:
         ValueError: It is none; the text says why, without a full stop.
@@ -29,6 +31,7 @@ def parse_json(raw: bytes | str) -> Any:
     except RecursionError:
         raise ValueError(f"it is nested deeper than {JSON_DEPTH}") from None
     _check_depth(value)
+    _check_text(text, value)
     return value
 
 
@@ -40,6 +43,16 @@ def _check_depth(value: Any) -> None:
         if not level:
             return
     raise ValueError(f"it is nested deeper than {JSON_DEPTH}")
+
+
+def _check_text(text: str, value: Any) -> None:
+    """JSON can escape half a surrogate pair, which is no character and cannot be encoded."""
+    if _SURROGATE.search(text) is None:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("its text holds half a surrogate pair") from None
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
