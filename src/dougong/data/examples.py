@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 
 @dataclass(frozen=True)
@@ -23,3 +23,29 @@ class TokenRow:
     tokens: Int[np.ndarray, " length"]
     documents: Int[np.ndarray, " length"]
     across_documents: bool
+
+
+@dataclass(frozen=True)
+class LabelledText:
+    """A text to classify.
+
+    Attributes:
+        tokens: Token ids, at least one.
+        label: The number of its class.
+    """
+
+    tokens: Int[np.ndarray, " length"]
+    label: int
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """A picture to classify.
+
+    Attributes:
+        pixels: Brightness by colour, of about the size that the model wants.
+        label: The number of its class.
+    """
+
+    pixels: Float[np.ndarray, "channel height width"]
+    label: int

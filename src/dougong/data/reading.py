@@ -70,6 +70,13 @@ def documents(path: Path, reading: Reading, tally: Tally) -> Iterator[Document]:
         yield from _text(path, reading, tally)
 
 
+def lines(path: Path, reading: Reading, tally: Tally) -> Iterator[Document]:
+    """Yields a document for each line of a text file that is not blank; errors are those of `documents`."""
+    raw, encoding = _encoded_lines(path, reading)
+    numbered = ((number, _line_text(line, encoding)) for number, line in enumerate(raw, start=1))
+    yield from records(numbered, path, "line", tally)
+
+
 def kind_of(path: Path) -> str:
     """Returns `jsonl`, `csv`, `tsv` or `parquet` by the name (but for `.gz` and `.zst`), else `text`."""
     name = path.name.lower().removesuffix(".gz").removesuffix(".zst")
@@ -266,6 +273,16 @@ def _jsonl(path: Path, reading: Reading) -> Iterator[tuple[int, str | Bad]]:
     for number, line in enumerate(lines, start=1):
         if line is None or line.strip():
             yield number, _json_text(line, encoding, reading.field)
+
+
+def _line_text(line: bytes | None, encoding: str) -> str | Bad:
+    if line is None:
+        return Bad(f"a line must have at most {LINE:,} bytes, but this is longer")
+    try:
+        text = line.decode(encoding).strip()
+    except UnicodeDecodeError as error:
+        return Bad(_not_decoded(encoding, error, error.start))
+    return Bad("a line must not hold NUL, but this does; the file may be binary") if "\0" in text else text
 
 
 def _json_text(line: bytes | None, encoding: str, field: str) -> str | Bad:

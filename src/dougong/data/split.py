@@ -27,6 +27,18 @@ class ValidationConfig(Config):
     """Share of the documents, or of the characters, that is kept apart."""
 
 
+class HeldOutConfig(Config):
+    """Which of the examples are kept apart to validate on: by a hash of each, so that equal ones stay together."""
+
+    fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """Share of the examples that is kept apart."""
+
+    def keeps(self, content: bytes) -> bool:
+        """Tells whether an example of this content is kept apart."""
+        digest = hashlib.blake2b(content, digest_size=8).digest()
+        return int.from_bytes(digest, "big") < self.fraction * 2.0**64
+
+
 class Divided:
     """A source with each document marked: training or validation."""
 

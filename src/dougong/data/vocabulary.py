@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from dougong.data.tokenizer import Tokenizer
 
 Texts = Callable[[], Iterable[str]]
+UNKNOWN = "[UNK]"
+"""The token of words that have none of their own."""
 
 
 class BytesConfig(Config):
@@ -99,6 +101,46 @@ class BpeConfig(Config):
         return tokenizer
 
 
+class WordsConfig(Config):
+    """One token per word or run of punctuation, in lower case; words that are rare share one token for the unknown."""
+
+    name: Literal["words"] = "words"
+    """Which tokenizer."""
+    min_count: Annotated[int, Field(ge=1)] = 1
+    """How often a word must stand in the training text to have a token of its own."""
+
+    def build(self, training: Texts, everything: Texts) -> Tokenizer:
+        """Counts the words of the training text; ids follow the counts, and equal counts the alphabet.
+
+        Raises:
+            FileError: The text has no word that is frequent enough.
+        """
+        from collections import Counter
+
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import models, normalizers, pre_tokenizers
+
+        from dougong.data.tokenizer import EOT, Tokenizer
+
+        normalizer = normalizers.Sequence([normalizers.NFC(), normalizers.Lowercase()])
+        cutter = pre_tokenizers.Whitespace()
+        counts = Counter(
+            word for text in training() for word, _ in cutter.pre_tokenize_str(normalizer.normalize_str(text))
+        )
+        kept = sorted((word for word, count in counts.items() if count >= self.min_count), key=lambda w: (-counts[w], w))
+        if not kept:
+            raise FileError(
+                f"the text must have words to make a vocabulary of, but none stands there {self.min_count} times. "
+                "Add text, or lower min_count."
+            )
+        special = [UNKNOWN, EOT]
+        words = [*special, *(word for word in kept if word not in special)]
+        backend = Backend(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=UNKNOWN))
+        backend.normalizer, backend.pre_tokenizer = normalizer, cutter
+        backend.add_special_tokens(special)
+        return Tokenizer(backend)
+
+
 class TokenizerFileConfig(Config):
     """A tokenizer that exists already: a `tokenizer.json`, or a folder that holds one."""
 
@@ -117,7 +159,9 @@ class TokenizerFileConfig(Config):
         return (Tokenizer.from_folder if path.is_dir() else Tokenizer.from_file)(path, self.eot)
 
 
-TokenizerConfig = Annotated[BytesConfig | CharsConfig | BpeConfig | TokenizerFileConfig, Field(discriminator="name")]
+TokenizerConfig = Annotated[
+    BytesConfig | CharsConfig | WordsConfig | BpeConfig | TokenizerFileConfig, Field(discriminator="name")
+]
 
 
 def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]], pre_tokenizer: Any) -> Tokenizer:

@@ -198,3 +198,20 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
 def _rows_per_chunk(vocab: int) -> int:
     """Returns how many rows of logits are held at once: enough for fast products, few enough for a small memory."""
     return max(128, CHUNK_ELEMENTS // vocab)
+
+
+def class_cross_entropy(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], label_smoothing: float = 0.0
+) -> CrossEntropy:
+    """Returns the cross entropy of `softmax(logits)` against classes, as sums; smoothing as in the other two.
+
+    Args:
+        labels: Numbers of classes; -1 marks an example that does not count.
+    """
+    logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+    counts = labels != IGNORED
+    log_z = logits.logsumexp(-1)
+    nll = log_z - logits.gather(-1, labels.clamp(min=0)[:, None]).squeeze(-1)
+    loss = (1 - label_smoothing) * nll + label_smoothing * (log_z - logits.mean(-1))
+    loss, nll = (torch.where(counts, value, 0.0).sum() for value in (loss, nll.detach()))
+    return CrossEntropy(loss, nll, torch.zeros_like(nll), counts.sum())

@@ -66,3 +66,47 @@ class Ratio:
         spread = max(0.0, aa - 2 * ratio * ab + ratio * ratio * bb)
         half = Z_95 * math.sqrt(self.count / (self.count - 1) * spread) / self.below
         return ratio - half, ratio + half
+
+
+class Classification:
+    """Mean loss, accuracy with its interval, and F1 by class, from counts alone.
+
+    Args:
+        num_classes: How many classes there are.
+    """
+
+    def __init__(self, num_classes: int):
+        self.loss = Mean()
+        self.hits, self.said, self.there = ([0] * num_classes for _ in range(3))
+
+    def add(self, nats: float, predicted: Sequence[int], labels: Sequence[int]) -> None:
+        """Adds examples: the sum of their losses, and the class predicted for each beside the true one."""
+        self.loss.add(nats, len(labels))
+        for p, y in zip(predicted, labels, strict=True):
+            self.said[p] += 1
+            self.there[y] += 1
+            self.hits[y] += p == y
+
+    def compute(self) -> dict[str, float]:
+        """Returns loss, accuracy with the ends of its 95 % interval, and the mean F1 of the classes that occur."""
+        right, count = sum(self.hits), sum(self.there)
+        figures = {"loss": self.loss.value, "accuracy": right / count if count else math.nan}
+        interval = wilson(right, count)
+        if interval is not None:
+            figures["accuracy_low"], figures["accuracy_high"] = interval
+        found = [
+            2 * hits / (said + there)
+            for hits, said, there in zip(self.hits, self.said, self.there, strict=True)
+            if said + there
+        ]
+        return {**figures, "macro_f1": sum(found) / len(found) if found else math.nan}
+
+
+def wilson(right: int, count: int) -> tuple[float, float] | None:
+    """Returns the ends of the 95 % interval of a share (Wilson 1927); None where there is nothing."""
+    if not count:
+        return None
+    share, square = right / count, Z_95**2 / count
+    centre = (share + square / 2) / (1 + square)
+    half = Z_95 * math.sqrt(share * (1 - share) / count + square / (4 * count)) / (1 + square)
+    return max(0.0, centre - half), min(1.0, centre + half)

@@ -54,9 +54,10 @@ class Parts:
         size = train.microbatch_size or (train.batch_size if isinstance(train.batch_size, int) else 32)
         return lambda: in_order(self.data.validation, self.task.collate, min(size, 64))
 
-    def tokens(self) -> int:
-        """Returns how many tokens the whole run takes in."""
-        return self.sizes().start(self.recipe.train.steps) * self.data.seq_len
+    def items(self, steps: int) -> int:
+        """Returns how many of the task's items (`task.item`: tokens, examples) so many steps take in."""
+        each = self.data.seq_len if self.task.item == "tokens" else 1
+        return self.sizes().start(steps) * each
 
 
 def prepare(recipe: Recipe) -> Parts:
@@ -72,7 +73,11 @@ def prepare(recipe: Recipe) -> Parts:
     whole = recipe.train.batch_size == "all"
     if whole and any(weight is not None for _, weight in data.train):
         raise UsageError("data.sources: a weight has no effect with train.batch_size all. Remove one of the two.")
-    seen = model.replace(max_seq_len=data.seq_len)  # the task's example is as long as the data's rows
+    length = getattr(data, "seq_len", None)
+    if length is not None and "max_seq_len" in type(model).model_fields:
+        seen = model.replace(max_seq_len=length)  # the task's example is as long as the data's rows
+    else:
+        seen = model
     return Parts(recipe, data, recipe.task.build(seen, data))  # type: ignore[attr-defined]
 
 
@@ -97,6 +102,8 @@ def _determined(model: Config, decided: dict[str, int]) -> Any:
     """Returns the model with the fields that the data decides; a larger number given by the recipe may stay."""
     changes = {}
     for name, value in decided.items():
+        if name not in type(model).model_fields:
+            continue
         given = getattr(model, name)
         if given is None:
             changes[name] = value

@@ -7,7 +7,7 @@ import functools
 import glob
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
@@ -92,13 +92,27 @@ class Files:
             raise FileError(f"{self.source} must hold text, but no document is left ({tally.summary()}).")
 
     def _files(self, tally: Tally) -> Iterator[_File]:
-        """Yields every file once."""
-        seen: set[Path] = set()
-        for pattern in self.config.paths:
-            for file in _matches(pattern, tally):
-                if file.path.resolve() not in seen:
-                    seen.add(file.path.resolve())
-                    yield file
+        return _all_files(self.config.paths, tally)
+
+
+def listed(paths: Sequence[str], tally: Tally) -> Iterator[Path]:
+    """Yields every file that paths, folders and globs name, once; what is no text below a folder is left out.
+
+    Raises:
+        UsageError: One does not exist, or matches nothing.
+        FileError: One is neither a file nor a folder.
+    """
+    return (file.path for file in _all_files(paths, tally))
+
+
+def _all_files(paths: Sequence[str], tally: Tally) -> Iterator[_File]:
+    """Yields every file once."""
+    seen: set[Path] = set()
+    for pattern in paths:
+        for file in _matches(pattern, tally):
+            if file.path.resolve() not in seen:
+                seen.add(file.path.resolve())
+                yield file
 
 
 def _matches(pattern: str, tally: Tally) -> Iterator[_File]:

@@ -1,0 +1,93 @@
+"""What all tasks that name a class share: the loss of logits, its figures, and how a class is read.
+
+Knows logits and labels; does not know what is classified, nor how the model is called.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dougong.core.contracts import Batch, Loss
+from dougong.core.errors import UsageError
+from dougong.nn.losses import IGNORED, class_cross_entropy
+from dougong.nn.metrics import Classification
+
+Logits = Callable[[nn.Module, Batch], Float[Tensor, "batch classes"]]
+
+
+@dataclass(frozen=True)
+class Classes:
+    """The classes of a task.
+
+    Attributes:
+        number: How many there are.
+        label_smoothing: Share of the true class's probability that is spread over all.
+        names: The name of each, if they are known.
+    """
+
+    number: int
+    label_smoothing: float
+    names: Sequence[str] | None = None
+
+    def loss(self, logits: Float[Tensor, "batch classes"], batch: Batch) -> Loss:
+        """Returns the summed cross entropy over the examples that count."""
+        found = class_cross_entropy(logits, batch["labels"], self.label_smoothing)
+        return Loss(found.sum, found.weight, {"nll": found.nll} if self.label_smoothing else {})
+
+    def decode(self, outputs: Float[Tensor, "batch classes"]) -> list[str] | list[int]:
+        """Returns the likeliest class of each example: its name, or its number where there are no names."""
+        found = outputs.argmax(-1).tolist()
+        return found if self.names is None else [self.names[number] for number in found]
+
+
+class ClassMetrics:
+    """Loss, accuracy and F1 of a classifier.
+
+    Args:
+        logits: Calls the model.
+        number: How many classes there are.
+    """
+
+    def __init__(self, logits: Logits, number: int):
+        self.logits, self.counts = logits, Classification(number)
+
+    def update(self, model: nn.Module, batch: Batch) -> None:
+        """Adds the batch's examples that count."""
+        kept = batch["labels"] != IGNORED
+        logits, labels = self.logits(model, batch.with_noise(None))[kept], batch["labels"][kept]
+        nats = class_cross_entropy(logits, labels).sum
+        self.counts.add(nats.double().item(), logits.argmax(-1).tolist(), labels.tolist())
+
+    def compute(self) -> dict[str, float]:
+        """Returns the figures."""
+        return self.counts.compute()
+
+
+def uneven(batch: Batch) -> Batch:
+    """Returns the batch with every second example of its first half not counting, so that its pieces weigh unlike."""
+    labels = batch["labels"].clone()
+    labels[: len(labels) // 2 : 2] = IGNORED
+    return replace(batch, fields={**batch.fields, "labels": labels})
+
+
+def known(model: Any, data: Any, name: str, task: str) -> Any:
+    """Returns what the data or the model's config gives.
+
+    Raises:
+        UsageError: Neither does.
+    """
+    found = getattr(data, "determines", {}).get(name) or getattr(model, name, None)
+    if found is None:
+        raise UsageError(f"model.{name} must be known for the task {task}, but is absent. Set it.")
+    return found
+
+
+def example_labels(batch_size: int, number: int, device: torch.device | str) -> Tensor:
+    """Returns labels 0, 1, 2, ... over again."""
+    return torch.arange(batch_size, device=device) % number

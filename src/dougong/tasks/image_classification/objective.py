@@ -1,0 +1,91 @@
+"""Image classification: one class for each picture.
+
+Knows pictures of one size and models that turn them into logits; knows no concrete model or dataset.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dougong.core.contracts import Batch, Loss
+from dougong.core.errors import FileError
+from dougong.data.examples import LabelledImage
+from dougong.tasks._classes import Classes, ClassMetrics, example_labels, known, uneven
+from dougong.tasks.image_classification import ImageClassificationConfig
+
+
+class ImageClassification:
+    """The objective. A batch has `images` and `labels`.
+
+    Attributes:
+        item: What a loss's weight counts, as a word for a person.
+        shape: Channels, height and width, in pixels, of the pictures that the model takes.
+    """
+
+    item = "examples"
+
+    def __init__(self, config: ImageClassificationConfig, model: Any, data: Any = None):
+        self.shape: tuple[int, int, int] = known(model, None, "image_shape", config.name)
+        number = known(model, data, "num_classes", config.name)
+        self.classes = Classes(number, config.label_smoothing, getattr(data, "labels", None))
+
+    def collate(self, examples: Sequence[LabelledImage], samples: Sequence[int]) -> Batch:
+        """Returns a batch of pictures of one size.
+
+        Raises:
+            FileError: A picture has another size than the model takes.
+        """
+        for example, sample in zip(examples, samples, strict=True):
+            if example.pixels.shape != self.shape:
+                raise FileError(
+                    f"sample {sample} must be a picture of {_written(self.shape)}, as the model takes it, but is "
+                    f"{_written(example.pixels.shape)}. Set the model's input to the size of the pictures."
+                )
+        images = torch.from_numpy(np.stack([example.pixels for example in examples]))
+        labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
+        return Batch({"images": images, "labels": labels}, torch.tensor(samples, dtype=torch.int64))
+
+    def logits(self, model: nn.Module, batch: Batch) -> Float[Tensor, "batch classes"]:
+        """Returns what the model says of each picture."""
+        return model(batch["images"], noise=batch.noise)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Loss:
+        """Returns the summed cross entropy over the pictures that count."""
+        return self.classes.loss(self.logits(model, batch), batch)
+
+    def metrics(self) -> ClassMetrics:
+        """Returns a fresh accumulator."""
+        return ClassMetrics(self.logits, self.classes.number)
+
+    def decode(self, outputs: Float[Tensor, "batch classes"]) -> list[str] | list[int]:
+        """Returns the name of each picture's likeliest class."""
+        return self.classes.decode(outputs)
+
+    def example_batch(self, batch_size: int, device: torch.device | str = "meta") -> Batch:
+        """Returns a batch of the right shapes and types, each picture another pattern of stripes."""
+        count = batch_size * math.prod(self.shape)
+        images = (torch.arange(count, device=device, dtype=torch.float32).reshape(batch_size, *self.shape) * 0.7).sin()
+        return Batch(
+            {"images": images, "labels": example_labels(batch_size, self.classes.number, device)},
+            torch.arange(batch_size, device=device),
+        )
+
+    def chance(self) -> float:
+        """Returns the loss of one who holds every class for equally likely: the logarithm of their number."""
+        return math.log(self.classes.number)
+
+    def uneven(self, batch: Batch) -> Batch:
+        """Returns the batch with some pictures left out, so that its microbatches have unequal weights."""
+        return uneven(batch)
+
+
+def _written(shape: Sequence[int]) -> str:
+    """Returns `3 channels, 32 x 32`."""
+    return f"{shape[0]} channel{'s' if shape[0] != 1 else ''}, " + " x ".join(map(str, shape[1:]))
