@@ -139,7 +139,7 @@ class FeedForward(Stage):
 
 
 class Mixture(Stage):
-    """A mixture of experts (Shazeer et al. 2017): each place goes through the experts of highest score, none is full."""
+    """A mixture of experts (Shazeer et al. 2017): each place goes through those of the highest score; none is full."""
 
     word: ClassVar[str] = "mixture"
     main: ClassVar[str | None] = "num_experts"

@@ -20,7 +20,7 @@ class Residual(Stage):
     main: ClassVar[str | None] = "stages"
     stages: Branch
     """What is added."""
-    shortcut: Stages = []
+    shortcut: Stages = Field(default=[])
     """What the other summand goes through, where its shape has to change; absent: nothing."""
 
     def out(self, given: Signal, here: Here) -> Signal:
@@ -99,12 +99,14 @@ class Repeat(Stage):
 
     def out(self, given: Signal, here: Here) -> Signal:
         """Returns what the last time gives; each time must take what the one before gives."""
-        for done in range(self.times):
+        check = here.check
+        outer = check.passes
+        for _ in range(self.times):
             before, given = given, here.inside("stages", self.stages, given)
-            here.check.passes += 1
+            check.passes += 1
             if replace(given, source=before.source) == before or given.element == "logits":
                 break  # nothing changes any more
-        here.check.passes -= done + 1
+        check.passes = outer
         return given
 
 
