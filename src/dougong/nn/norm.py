@@ -65,8 +65,13 @@ class _OverBatch(nn.Module):
 
     def _normalised(self, items: Tensor) -> Tensor:
         """Normalises [items channels ...] by torch's kernel, which also moves the running statistics."""
-        fixed = self.training and _recomputes()
-        mean, variance = (None, None) if fixed else (self.running_mean, self.running_variance)
+        if self.training and items.numel() == items.shape[1]:
+            raise UsageError(
+                "a batch must have more than one item for its statistics, but has 1. Make it larger, or use another norm."
+            )
+        mean, variance = self.running_mean, self.running_variance
+        if self.training and _recomputes():
+            mean, variance = mean.clone(), variance.clone()
         return F.batch_norm(items, mean, variance, self.weight, self.bias, self.training, self.momentum, self.eps)
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
@@ -123,7 +128,8 @@ class GroupNorm(nn.Module):
     ) -> Float[Tensor, "batch time dim"]:
         """Returns each group normalised; what stands at masked places counts nowhere."""
         if mask is None:
-            return F.group_norm(hidden.transpose(1, 2), self.groups, self.weight, self.bias, self.eps).transpose(1, 2)
+            # Without the check of `F.group_norm`, which refuses a row that has one number per group.
+            return torch.group_norm(hidden.mT, self.groups, self.weight, self.bias, self.eps).mT
         grouped = hidden.unflatten(2, (self.groups, -1))
         absent = ~mask[:, :, None, None]
         count = (lengths_of(mask) * grouped.shape[3]).clamp(min=1)[:, None, None, None]
