@@ -67,7 +67,8 @@ class _OverBatch(nn.Module):
         """Normalises [items channels ...] by torch's kernel, which also moves the running statistics."""
         if self.training and items.numel() == items.shape[1]:
             raise UsageError(
-                "a batch must have more than one item for its statistics, but has 1. Make it larger, or use another norm."
+                "a batch must have more than one item for its statistics, but has 1. Make it larger, or "
+                "choose another norm."
             )
         mean, variance = self.running_mean, self.running_variance
         if self.training and _recomputes():
