@@ -398,7 +398,7 @@ def _below(word: str, error: pydantic.ValidationError) -> pydantic.ValidationErr
     for item in error.errors(include_url=False):
         context = item.get("ctx", {})
         custom = item["type"] in ("faults", "union_tag_invalid", "union_tag_not_found")
-        kind = PydanticCustomError(item["type"], "below", context) if custom else item["type"]  # type: ignore[arg-type]
+        kind = PydanticCustomError(item["type"], "below", context) if custom else item["type"]
         place = {"loc": (word, *item["loc"]), "input": item["input"], "ctx": {} if custom else context}
         details.append({"type": kind, **place})
     return pydantic.ValidationError.from_exception_data(error.title, details)  # type: ignore[arg-type]

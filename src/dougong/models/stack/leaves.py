@@ -27,7 +27,8 @@ from dougong.nn.mixture import MixtureOfExperts
 from dougong.nn.norm import BatchNorm, BatchNorm2d, GroupNorm, GroupNorm2d, LayerNorm, RMSNorm
 from dougong.nn.pooling import mean_of_space, pool_space, pool_time, pool_windows
 from dougong.nn.position import frequencies, rotary, sinusoidal
-from dougong.nn.recurrence import Kind, Recurrence
+from dougong.nn.recurrence import Recurrence
+from dougong.nn.scan import Kind
 from dougong.nn.transformer import Attention, Block, BlockShape
 
 
@@ -158,8 +159,8 @@ def _shape(stage: mixing.Heads, given: Signal) -> BlockShape:
     names = ("num_heads", "num_kv_heads", "head_dim", "qk_norm", "bias", "causal", "attention_dropout")
     options = {name: getattr(stage, name) for name in names}
     if isinstance(stage, mixing.Transformer):
-        names = ("hidden_dim", "activation", "gated", "norm_eps", "norm_first", "dropout")
-        options |= {name: getattr(stage, name) for name in names} | {"norm": f"{stage.norm}norm"}
+        of_block = ("hidden_dim", "activation", "gated", "norm_eps", "norm_first", "dropout")
+        options |= {name: getattr(stage, name) for name in of_block} | {"norm": f"{stage.norm}norm"}
     return BlockShape(dim=_width(given), **options)
 
 

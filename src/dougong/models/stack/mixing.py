@@ -143,10 +143,10 @@ class Mixture(Stage):
 
     word: ClassVar[str] = "mixture"
     main: ClassVar[str | None] = "num_experts"
-    num_experts: PositiveInt
+    num_experts: int = Field(ge=2)
     """How many feed-forward networks there are."""
-    chosen: PositiveInt = 2
-    """How many of them each place goes through."""
+    chosen: int = Field(default=2, ge=2)
+    """How many of them each place goes through; over a single one the softmax is 1, and the router would not learn."""
     hidden_dim: PositiveInt | None = None
     """Width inside each; absent: four times the channels."""
     activation: Activation = "gelu"

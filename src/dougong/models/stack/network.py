@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from dougong.core import seed as seeds
 from dougong.core.errors import UsageError
-from dougong.models.stack import Image, StackConfig, Tokens, begin, declared, heads, layers, nesting
+from dougong.models.stack import Image, StackConfig, Tokens, begin, heads, layers, nesting
 from dougong.models.stack.documents import joined, separated
 from dougong.models.stack.leaves import LEAVES, Seen, bound_of, std_of
 from dougong.models.stack.stage import Check, Here, Stage
 from dougong.models.stack.types import Signal
-from dougong.nn.init import Embedding, Linear, draw_normal, draw_uniform
+from dougong.nn.init import Linear, draw_normal, draw_uniform
 from dougong.nn.lengths import Window
 from dougong.nn.mask import blanked, mask_of
 
@@ -160,6 +160,7 @@ class Repeat(nn.ModuleList):
     ) -> Shaped[Tensor, "batch ..."]:
         """Returns what the last block gives; arguments are those of `Chain.forward`."""
         for number, block in enumerate(self):
+            assert isinstance(block, Chain)
             hidden = block(hidden, lengths, None if noise is None else seeds.fold(noise, number))
             lengths = block.after(lengths)
         return hidden
@@ -242,9 +243,9 @@ class Stack(nn.Module):
                 elif path.endswith("_norm") or key == "running_variance":
                     nn.init.ones_(tensor)
                 elif bound is not None:
-                    draw_uniform(tensor, bound, seed, name)  # type: ignore[arg-type]
+                    draw_uniform(tensor, bound, seed, name)
                 else:
-                    draw_normal(tensor, self._std(path, name, tensor, blocks), seed, name)  # type: ignore[arg-type]
+                    draw_normal(tensor, self._std(path, name, tensor, blocks), seed, name)
 
     def _std(self, path: str, name: str, tensor: Tensor, blocks: int) -> float:
         if path == "answer" or path.endswith("_position"):
@@ -305,6 +306,8 @@ class Stack(nn.Module):
             parts = separated(tokens, segments, noise)
             return joined(self.features(parts.rows, None, parts.noise, parts.lengths), parts)
         self._check_input(tokens)
+        if tokens.is_floating_point():
+            tokens = tokens.to(self.head_weight.dtype)
         padded, lengths = self._padded(tokens, lengths)
         hidden = self.stages(padded, lengths, noise)
         if lengths is None or hidden.ndim == 2:
@@ -323,7 +326,7 @@ class Stack(nn.Module):
         """The weight of the head."""
         if self.answer is not None:
             return self.answer.weight
-        return next(module.weight for name, module in self.named_modules() if name.endswith("_embed"))  # type: ignore[return-value]
+        return next(module.weight for name, module in self.named_modules() if name.endswith("_embed"))
 
     def output_lengths(self, lengths: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Returns how many places of each row are left for the head: what a CTC loss wants to know."""
@@ -370,7 +373,7 @@ def _needed(windows: Sequence[Window]) -> int:
 
 
 def example(config: StackConfig, batch_size: int, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Returns inputs of `forward` that any small config accepts, different in every row; sequences of unequal length."""
+    """Returns inputs of `forward` that a small config accepts, different in every row; sequences of unequal length."""
     given = begin(config)[1]
     time = config.max_seq_len or 16
     shape = [batch_size, *(time if axis == "time" else given.size(axis) or 1 for axis in given.axes)]
@@ -379,4 +382,4 @@ def example(config: StackConfig, batch_size: int, device: torch.device | str = "
     inputs = numbers if given.form == "tokens" else numbers / 50.0 - 1.0
     if given.form == "image":
         return {"inputs": inputs}
-    return {"inputs": inputs, "lengths": time - torch.arange(batch_size, device=device) % max(1, time // 2)}
+    return {"inputs": inputs, "lengths": time - 3 * torch.arange(batch_size, device=device) % max(1, time // 2)}

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, NamedTuple
 from dougong.core.config import Fault, Form, Keyed
 from dougong.models.stack import types
 from dougong.models.stack.types import AXES, Signal
+from dougong.nn.lengths import Window
 
 INPUT = "the model's input"
 KINDS: dict[str, type[Stage]] = {}
@@ -191,7 +192,7 @@ class Here:
         self.complain_of(option, f"must divide the {whole} {of}, but {rest}. Try {tries}.")
         return False
 
-    def slide(self, given: Signal, window: types.Window) -> Signal:
+    def slide(self, given: Signal, window: Window) -> Signal:
         """Returns what is left once a window has slid over time or space; complains if that is nothing."""
         found = given.through(window, self.label)
         lost = [axis for axis in found.axes if axis in ("time", "height", "width") and found.size(axis) == 0]
