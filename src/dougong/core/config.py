@@ -139,8 +139,10 @@ def _complaints(
         deeper = any(len(other) > len(path) and other[: len(path)] == path for other in places)
         items = [item for item in items if not (deeper and item["type"].endswith("_type"))]
         for field, text in [fault for item in items if item["type"] == "faults" for fault in item["ctx"]["faults"]]:
-            inside = prefix + _as_written((*path, *_keys(field))[len(prefix) :], values)
-            yield Complaint(inside, f"{path_text(inside)} {text}")
+            keys = (*path, *_keys(field))[len(prefix) :]
+            inside = prefix + _as_written(keys, values)
+            option = f" ({keys[-1]})" if keys and inside[-1:] != keys[-1:] else ""  # what a short form leaves unsaid
+            yield Complaint(inside, f"{path_text(inside)}{option} {text}")
         items = [item for item in items if item["type"] != "faults"]
         if items:
             yield Complaint(path, sentence_of(items, path, known[path]))
@@ -330,7 +332,7 @@ class Form(Config):
 
 @dataclass(frozen=True)
 class Keyed:
-    """Marks a field whose config is written below its word: `Annotated[Stage, Keyed("stage", stages)]`; see `Form`.
+    """Marks a field whose config is written below its word: `Annotated[Stage, Keyed("a stage", stages)]`; see `Form`.
 
     Attributes:
         what: What all of them are, for a sentence.
@@ -349,16 +351,16 @@ class Keyed:
             return values
         words = dict.fromkeys([values]) if isinstance(values, str) else values
         if not isinstance(words, dict):
-            raise _fault(f"must be a {self.what}, but is {shown(values)}. Write its word, such as {min(self.kinds())}.")
+            raise _fault(f"must be {self.what}, but is {shown(values)}. Write its word, such as {min(self.kinds())}.")
         words = dict(words)
         name = words.pop("as", None) if self.named else None
         if name is not None and not (isinstance(name, str) and re.fullmatch("[a-z][a-z0-9_]*", name)):
-            raise _fault("must be a word of small letters, digits and _, but is " + shown(name) + ".", "as")
+            raise _fault("must be a word of small letters, digits and _, but is " + shown(name) + ". Rename it.", "as")
         if len(words) != 1:
             raise _fault(self._not_one(list(words)))
         ((word, body),) = words.items()
         if word not in self.kinds():
-            raise _fault(f"must be a {self.what}, but {word!r} is none.{did_you_mean(word, list(self.kinds()))}")
+            raise _fault(f"must be {self.what}, but {word!r} is none.{did_you_mean(word, list(self.kinds()))}")
         form = self.kinds()[word]
         if body is not None and not isinstance(body, dict) and form.main is not None:
             body = {form.main: body}
@@ -372,7 +374,7 @@ class Keyed:
         known = [word for word in words if word in self.kinds()]
         rest = [word for word in words if word not in known]
         if not words:
-            return f"must have the word of a {self.what} as its key, but is empty. Remove it."
+            return f"must have the word of {self.what} as its key, but is empty. Remove it."
         if len(known) == 1 and all(word in self.kinds()[known[0]].model_fields for word in rest):
             return f"must have one key, but has {', '.join(words)}. Indent {', '.join(rest)} below {known[0]}."
         return f"must have one key, but has {', '.join(words)}. Begin a line of its own, with a dash, for each."

@@ -61,7 +61,7 @@ class StackConfig(Config):
 
     name: Literal["stack"] = "stack"
     """Which model family."""
-    input: Annotated[Form, Keyed("input", lambda: INPUTS)] = Tokens()
+    input: Annotated[Form, Keyed("an input", lambda: INPUTS)] = Tokens()
     """What it takes: `tokens`, `{features: 80}` or `{image: {channels: 3, height: 32, width: 32}}`."""
     vocab_size: PositiveInt | None = None
     """Number of different tokens; absent: that of the data's tokenizer."""

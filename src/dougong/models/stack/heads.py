@@ -24,14 +24,13 @@ class OfClasses(Stage):
     def classes(self, here: Here) -> int | None:
         """Returns how many classes there are, if that is known; complains if model.num_classes says otherwise."""
         whole = here.check.num_classes
+        here.check.classes_wanted = True
         if self.num_classes is None:
-            here.check.classes_wanted = True
             return whole
         if whole is not None and whole != self.num_classes:
             here.complain_of(
                 "num_classes", f"must be that of the model, but {self.num_classes} is not {whole}. Remove it."
             )
-        here.check.classes_wanted = here.check.classes_wanted or whole == self.num_classes
         return self.num_classes
 
 
@@ -73,7 +72,7 @@ class NextToken(Stage):
         if given.future is not None:
             here.complain(
                 f"must see nothing that comes later, but {given.future} looks ahead. "
-                "Make it causal, or let the head be tag."
+                f"{given.cure} there, or let the head be tag."
             )
         if not embeddings:
             here.complain(f"must predict the tokens that {INPUT} gives, but that gives none. Set input: tokens.")
@@ -128,6 +127,6 @@ def _each_item(given: Signal, here: Here) -> Signal:
     here.complain(
         f"must take one place for each item of the input, but {given.shortened_by} has made "
         f"{'them fewer: one for ' + str(given.stride) if given.stride > 1 else 'time shorter'}. "
-        "Set its stride to 1 and padding: centred, or let the head be classify or ctc."
+        "Keep time as it is (stride: 1, padding: centred), or let the head be classify or ctc."
     )
     return replace(given, windows=(), shortened_by=None, sizes=(here.check.max_seq_len, given.channel))

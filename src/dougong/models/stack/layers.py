@@ -77,7 +77,7 @@ class Patch(Stage):
         whole = here.divides("size", self.size, height, f"places of height {of}")
         whole = (width == height or here.divides("size", self.size, width, f"places of width {of}")) and whole
         count = None if height is None or width is None else (height // self.size) * (width // self.size)
-        return given.as_form("sequence", count if whole else None, self.dim).sees_future(here.label)
+        return given.as_form("sequence", count if whole else None, self.dim).sees_future(here.label, "Remove it")
 
 
 class Flatten(Stage):
@@ -93,7 +93,7 @@ class Flatten(Stage):
         given = here.expect(given, "image")
         sizes = [given.size("height"), given.size("width")]
         if self.into == "time":
-            return given.as_form("sequence", _product(sizes), given.channel).sees_future(here.label)
+            return given.as_form("sequence", _product(sizes), given.channel).sees_future(here.label, "Remove it")
         return given.as_form("vector", _product([given.channel, *sizes]))
 
 
@@ -136,7 +136,7 @@ class Norm(Stage):
         if self.kind == "group":
             given = here.expect(given, "image", "sequence")
             here.divides("num_groups", self.num_groups, given.channel, f"channels that {given.source} gives")
-        return given.sees_future(here.label) if self.kind in ("batch", "group") else given
+        return given.sees_future(here.label, "Set norm: layer") if self.kind in ("batch", "group") else given
 
 
 class Activate(Stage):
@@ -208,7 +208,7 @@ class Conv(Stage):
         if self.depthwise:
             here.idle("while depthwise", "groups")
         self._check_groups(given, here)
-        slid = here.slide(given, self.window)
+        slid = here.slide(given, self.window, "Set causal: true")
         return slid if self.dim is None else slid.with_channel(self.dim)
 
     def _check_groups(self, given: Signal, here: Here) -> None:

@@ -30,7 +30,7 @@ class Recurrent(Stage):
     def out(self, given: Signal, here: Here) -> Signal:
         """Returns `batch time channel` with `dim` channels for each direction."""
         given = here.expect(given, "sequence").with_channel(self.dim * (1 + self.bidirectional))
-        return given.sees_future(here.label) if self.bidirectional else given
+        return given.sees_future(here.label, "Set bidirectional: false") if self.bidirectional else given
 
 
 class Rnn(Recurrent):
@@ -90,7 +90,7 @@ class Heads(Stage):
             here.idle("while rotary is false", "rope_theta")
         if self.num_kv_heads is not None:
             here.divides("num_kv_heads", self.num_kv_heads, self.num_heads, "of num_heads")
-        return given if self.causal else given.sees_future(here.label)
+        return given if self.causal else given.sees_future(here.label, "Set causal: true")
 
 
 class Attention(Heads):

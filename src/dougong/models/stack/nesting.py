@@ -40,8 +40,20 @@ class Residual(Stage):
         for axis in axes:
             ends = [_of_axis(axis, signal) for signal in (inside, around)]
             text = f"on the axis {axis} its stages give {ends[0]}, and {other} gives {ends[1]}"
-            here.complain(f"must add equal shapes, but {text}. {_mend(axis, inside, around)}")
+            here.complain(f"must add equal shapes, but {text}. {self._mend(axis, inside, around)}")
         return _together([around, inside], around)
+
+    def _mend(self, axis: str, inside: Signal, around: Signal) -> str:
+        """Returns how to repair a shape that is not the other's."""
+        channel, before, after = inside.channel, around.size(axis) or around.stride, inside.size(axis) or inside.stride
+        if axis == "channel":
+            shortcut = f"shortcut: [{{project: {channel}}}]"
+            return f"Insert project: {around.channel} at the end of its stages, or give it {shortcut}."
+        ratio = inside.stride // around.stride if axis == "time" else round(before / after)
+        if ratio < 2:
+            return "Set padding: centred and stride: 1 on both ways."
+        shortcut = f"shortcut: [{{conv: {{dim: {channel}, kernel: 1, stride: {ratio}}}}}]"
+        return f"Set stride: 1 inside, or give it {shortcut}."
 
 
 class Parallel(Stage):
@@ -115,6 +127,8 @@ def _unlike(one: Signal, other: Signal) -> list[str]:
     if one.form != other.form:
         return []
     axes = [axis for axis in one.axes if one.size(axis) != other.size(axis)]
+    if one.size("height") != other.size("height") and "width" in axes:
+        axes.remove("width")  # one window makes both so
     if one.form == "sequence" and "time" not in axes and not _same_lengths(one, other):
         axes.append("time")
     return axes
@@ -137,15 +151,7 @@ def _of_axis(axis: str, signal: Signal) -> str:
     return "unknown" if size is None else str(size)
 
 
-def _mend(axis: str, changed: Signal, kept: Signal) -> str:
-    """Returns how to repair a shape that is not the other's."""
-    if axis == "channel":
-        shortcut = f"shortcut: [{{project: {changed.channel}}}]"
-        return f"Insert project: {kept.channel} at the end of its stages, or give it {shortcut}."
-    return "Set stride: 1 and padding: centred inside, or give it a shortcut that shortens as much."
-
-
 def _together(found: list[Signal], first: Signal) -> Signal:
     """Returns the first of several joined signals, with what any of them sees of the future."""
-    future = next((signal.future for signal in found if signal.future), None)
-    return replace(first, future=future)
+    seer = next((signal for signal in found if signal.future), first)
+    return replace(first, future=seer.future, cure=seer.cure)

@@ -58,7 +58,7 @@ class Stage(Form):
         raise AssertionError(f"{type(self).__name__} does not say what it gives for {given} at {here.path}")
 
 
-Stages = list[Annotated[Stage, Keyed("stage", lambda: KINDS, named=True)]]
+Stages = list[Annotated[Stage, Keyed("a stage", lambda: KINDS, named=True)]]
 
 
 class Declared(NamedTuple):
@@ -108,7 +108,9 @@ class Check:
         for number, stage in enumerate(stages):
             here = Here(self, f"{path}[{number}]", stage)
             if stage.given_name in names:
-                self.complain(here.path, f"must have a name of its own, but {names[stage.given_name]} has it, too.")
+                self.complain(
+                    here.path, f"must have a name of its own, but {names[stage.given_name]} has it, too. Rename one."
+                )
             names |= {stage.given_name: here.label} if stage.given_name else {}
             given = self._through(stage, given, here)
         return given
@@ -125,6 +127,8 @@ class Check:
             return given
         place = len(self.declared)
         found = stage.out(given, here).given_by(here.label)
+        if given.form == "vector" and found.form in ("sequence", "image"):  # it is to be moved up; a vector stays one
+            found = found.as_form("vector", found.channel)
         if not self.passes:
             self.declared.insert(place, Declared(here.path, stage.word, stage.given_name, given, found))
         return found
@@ -177,7 +181,7 @@ class Here:
             return given
         wanted = " or ".join(str(Signal(form, (None,) * len(AXES[form]), "")) for form in forms)
         form = forms[0]
-        repair = REPAIRS[given.form, form].format(source=given.source)
+        repair = REPAIRS[given.form, form].replace("{source}", given.source)
         axes = _difference(given.axes, AXES[form])
         self.complain(f"must take {wanted}, but {given.source} gives {given}: {axes}. {repair}")
         return given.as_form(form, *(given.size(axis) for axis in AXES[form]))
@@ -192,9 +196,9 @@ class Here:
         self.complain_of(option, f"must divide the {whole} {of}, but {rest}. Try {tries}.")
         return False
 
-    def slide(self, given: Signal, window: Window) -> Signal:
+    def slide(self, given: Signal, window: Window, cure: str = "Remove it") -> Signal:
         """Returns what is left once a window has slid over time or space; complains if that is nothing."""
-        found = given.through(window, self.label)
+        found = given.through(window, self.label, cure)
         lost = [axis for axis in found.axes if axis in ("time", "height", "width") and found.size(axis) == 0]
         for axis in lost[:1]:
             size = given.size(axis)
@@ -213,9 +217,9 @@ def _difference(given: Iterable[str], wanted: Iterable[str]) -> str:
     parts = []
     for axes, what in ((over, "left over"), (lacking, "missing")):
         if axes:
-            parts.append(
-                f"the ax{'es' if axes[1:] else 'is'} {' and '.join(axes)} {'are' if axes[1:] else 'is'} {what}"
-            )
+            names = " and ".join(filter(None, (", ".join(axes[:-1]), axes[-1])))
+            several = bool(axes[1:])
+            parts.append(f"the ax{'es' if several else 'is'} {names} {'are' if several else 'is'} {what}")
     return ", and ".join(parts)
 
 

@@ -34,6 +34,7 @@ class Signal:
         windows: What has shortened time, from the model's input on; empty where each item has a place of its own.
         shortened_by: The stage that first did so.
         future: The first stage whose output at a place depends on what comes after it; None where all so far is causal.
+        cure: What would make that stage causal.
     """
 
     form: Form
@@ -43,6 +44,7 @@ class Signal:
     windows: tuple[Window, ...] = ()
     shortened_by: str | None = None
     future: str | None = None
+    cure: str = ""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -95,8 +97,8 @@ class Signal:
         """Returns the same in other axes."""
         return replace(self, form=form, sizes=sizes)
 
-    def through(self, window: Window, source: str) -> Signal:
-        """Returns what is left once a window has slid over time, or over both axes of space."""
+    def through(self, window: Window, source: str, cure: str = "Remove it") -> Signal:
+        """Returns what is left once a window has slid over time, or over both axes of space; `cure` as below."""
         slid = ("time", "height", "width")
         sizes = tuple(
             window.length(size) if axis in slid and size is not None else size
@@ -106,11 +108,11 @@ class Signal:
         found = replace(self, sizes=sizes)
         if self.form == "sequence" and shorter:
             found = replace(found, windows=(*self.windows, window), shortened_by=self.shortened_by or source)
-        return found.sees_future(source) if window.reach and window.padding != "causal" else found
+        return found if window.reach == 0 or window.padding == "causal" else found.sees_future(source, cure)
 
-    def sees_future(self, source: str) -> Signal:
-        """Returns the same after a stage that looks at what comes later."""
-        return replace(self, future=self.future or source)
+    def sees_future(self, source: str, cure: str) -> Signal:
+        """Returns the same after a stage that looks at what comes later; `cure` is what would change that."""
+        return self if self.future else replace(self, future=source, cure=cure)
 
     def __str__(self) -> str:
         """Returns `batch time channel`, as a complaint has it."""
