@@ -32,30 +32,121 @@ KIM = [
 BLOCK = {"transformer": {"num_heads": 3, "causal": True}}
 RIGHT: dict[str, Values] = {
     "kim's text cnn": text({"parallel": KIM}, {"dropout": 0.5}, {"classify": 2}),
-    "bidirectional lstm": text({"lstm": {"dim": 7, "bidirectional": True, "num_layers": 2}}, {"pool": "max"}, {"classify": 2}),
+    "bidirectional lstm": text(
+        {"lstm": {"dim": 7, "bidirectional": True, "num_layers": 2}}, {"pool": "max"}, {"classify": 2}
+    ),
     "bag of words": text("pool", {"classify": 2}),
-    "transformer": text("position", {"repeat": {"times": 2, "stages": [{"transformer": 3}]}}, "norm", "pool", {"classify": 2}),
-    "hybrid": text({"conv": 16}, "activate", {"gru": 16}, {"transformer": {"num_heads": 4, "rotary": True}}, "pool", {"classify": 2}),
+    "transformer": text(
+        "position", {"repeat": {"times": 2, "stages": [{"transformer": 3}]}}, "norm", "pool", {"classify": 2}
+    ),
+    "hybrid": text(
+        {"conv": 16},
+        "activate",
+        {"gru": 16},
+        {"transformer": {"num_heads": 4, "rotary": True}},
+        "pool",
+        {"classify": 2},
+    ),
     "language model": text({"residual": [{"conv": {"causal": True}}]}, {"gru": 12}, BLOCK, "norm", "next_token"),
+    "feed-forward tagger": text({"feedforward": {"gated": True}}, {"tag": 5}),
     "tagger": text({"rnn": 9}, {"conv": {"kernel": 4}}, {"tag": 5}),
-    "dilated": text(*({"residual": [{"conv": {"dilation": 2**n, "causal": True}}, "activate"]} for n in range(3)), "last", {"regress": 3}),
+    "dilated": text(
+        *({"residual": [{"conv": {"dilation": 2**n, "causal": True}}, "activate"]} for n in range(3)),
+        "last",
+        {"regress": 3},
+    ),
     "banded": text({"attention": {"num_heads": 2, "band": 3}}, {"tag": 2}),
     "experts": text({"residual": [{"norm": "rms"}, {"mixture": 4}]}, {"tag": 2}),
     "speech": speech({"subsample": {"factor": 4, "dim": 8}}, {"transformer": 2}, {"ctc": 5}),
-    "strided": speech({"conv": {"dim": 8, "stride": 3}}, {"conv": {"stride": 2, "padding": "none", "kernel": 2}}, {"ctc": 5}),
-    "pooled windows": speech({"pool": {"kind": "max", "size": 3}}, {"pool": {"size": 2, "padding": "centred"}}, {"lstm": 5}, {"ctc": 5}),
+    "strided": speech(
+        {"conv": {"dim": 8, "stride": 3}}, {"conv": {"stride": 2, "padding": "none", "kernel": 2}}, {"ctc": 5}
+    ),
+    "pooled windows": speech(
+        {"pool": {"kind": "max", "size": 3}}, {"pool": {"size": 2, "padding": "centred"}}, {"lstm": 5}, {"ctc": 5}
+    ),
     "eightfold": speech({"subsample": 8}, "last", {"regress": 2}),
     "shrinking repeat": speech({"repeat": {"times": 3, "stages": [{"conv": {"stride": 2}}, "activate"]}}, {"ctc": 3}),
-    "strided residual": speech({"conv": 8}, {"residual": {"stages": [{"conv": {"dim": 4, "stride": 2}}], "shortcut": [{"conv": {"dim": 4, "stride": 2, "kernel": 1}}]}}, {"ctc": 3}),
-    "branches with strides": speech({"parallel": [[{"conv": {"dim": 4, "stride": 4}}], [{"subsample": {"dim": 3}}]]}, {"ctc": 3}),
-    "separable": image(9, 12, {"conv": 8}, {"conv": {"depthwise": True, "stride": 2}}, {"conv": {"dim": 4, "kernel": 1}}, "pool", {"classify": 2}),
-    "vision transformer": image(12, 8, {"patch": {"size": 4, "dim": 16}}, {"position": "learned"}, {"transformer": 4}, "norm", "pool", {"classify": 2}),
-    "convolutional stem": image(12, 8, {"conv": {"dim": 8, "stride": 2}}, "activate", {"conv": 12}, "flatten", "position", {"transformer": 2}, "pool", {"classify": 2}),
-    "lenet": image(12, 12, {"conv": {"dim": 4, "kernel": 5, "padding": "none"}}, "activate", {"pool": {"kind": "max", "size": 2}}, {"flatten": "channel"}, {"project": 9}, "activate", {"classify": 4}, channels=1),
+    "strided residual": speech(
+        {"conv": 8},
+        {
+            "residual": {
+                "stages": [{"conv": {"dim": 4, "stride": 2}}],
+                "shortcut": [{"conv": {"dim": 4, "stride": 2, "kernel": 1}}],
+            }
+        },
+        {"ctc": 3},
+    ),
+    "branches with strides": speech(
+        {"parallel": [[{"conv": {"dim": 4, "stride": 4}}], [{"subsample": {"dim": 3}}]]}, {"ctc": 3}
+    ),
+    "separable": image(
+        9,
+        12,
+        {"conv": 8},
+        {"conv": {"depthwise": True, "stride": 2}},
+        {"conv": {"dim": 4, "kernel": 1}},
+        "pool",
+        {"classify": 2},
+    ),
+    "vision transformer": image(
+        12,
+        8,
+        {"patch": {"size": 4, "dim": 16}},
+        {"position": "learned"},
+        {"transformer": 4},
+        "norm",
+        "pool",
+        {"classify": 2},
+    ),
+    "convolutional stem": image(
+        12,
+        8,
+        {"conv": {"dim": 8, "stride": 2}},
+        "activate",
+        {"conv": 12},
+        "flatten",
+        "position",
+        {"transformer": 2},
+        "pool",
+        {"classify": 2},
+    ),
+    "lenet": image(
+        12,
+        12,
+        {"conv": {"dim": 4, "kernel": 5, "padding": "none"}},
+        "activate",
+        {"pool": {"kind": "max", "size": 2}},
+        {"flatten": "channel"},
+        {"project": 9},
+        "activate",
+        {"classify": 4},
+        channels=1,
+    ),
     "text in an image": image(4, 20, {"conv": {"dim": 6, "stride": 2}}, "flatten", {"lstm": 5}, {"ctc": 6}),
-    "bottleneck": image(10, 10, {"conv": {"dim": 8, "kernel": 7, "stride": 2}}, {"norm": "batch"}, {"pool": {"kind": "max", "size": 3, "stride": 2, "padding": "centred"}}, {"residual": {"stages": [{"conv": {"dim": 4, "kernel": 1}}, {"conv": {"dim": 16, "stride": 2}}], "shortcut": [{"conv": {"dim": 16, "kernel": 1, "stride": 2}}]}}, "pool", {"classify": 3}),
-    "uneven windows": image(9, 7, {"conv": {"kernel": 2}}, {"pool": {"size": 2, "stride": 1, "padding": "centred"}}, {"pool": "max"}, {"regress": 2}),
-}  # fmt: skip
+    "bottleneck": image(
+        10,
+        10,
+        {"conv": {"dim": 8, "kernel": 7, "stride": 2}},
+        {"norm": "batch"},
+        {"pool": {"kind": "max", "size": 3, "stride": 2, "padding": "centred"}},
+        {
+            "residual": {
+                "stages": [{"conv": {"dim": 4, "kernel": 1}}, {"conv": {"dim": 16, "stride": 2}}],
+                "shortcut": [{"conv": {"dim": 16, "kernel": 1, "stride": 2}}],
+            }
+        },
+        "pool",
+        {"classify": 3},
+    ),
+    "uneven windows": image(
+        9,
+        7,
+        {"conv": {"kernel": 2}},
+        {"pool": {"size": 2, "stride": 1, "padding": "centred"}},
+        {"pool": "max"},
+        {"regress": 2},
+    ),
+}
 
 
 @st.composite
@@ -126,4 +217,4 @@ def stacks(draw: st.DrawFn) -> Values:
         [{"ctc": 3}],
     ]
     stages += draw(st.sampled_from([*ends, [{"tag": 4}]] if whole else ends))
-    return {**(TEXT if begin == [{"embed": 12}] else SPEECH), "stages": stages}  # fmt: skip
+    return {**(TEXT if begin == [{"embed": 12}] else SPEECH), "stages": stages}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -34,9 +35,10 @@ def built(values: dict[str, Any]) -> Stack:
     """Returns a model in double precision that does not train, its biases not zero."""
     model = validate(StackConfig, values).build()
     model.init_weights(0)
+    draw = torch.Generator().manual_seed(1)
     for name, parameter in model.named_parameters():
         if "bias" in name:
-            parameter.data.normal_(0, 0.1)
+            parameter.data.normal_(0, 0.1, generator=draw)
     return model.double().eval()
 
 
@@ -264,8 +266,9 @@ MORE = [BATCH, text({"gru": 8}, "pool", {"classify": 3}), text({"lstm": 8}, "poo
 
 
 def test_every_option_of_every_stage_changes_the_computation() -> None:
-    nested = {"residual.stages", "residual.shortcut", "parallel.branches", "repeat.stages"}
-    assert idle_options([*SMALL.values(), *MORE]) <= nested
+    # What changes the axes, or stands inside, cannot be changed alone; see the next test.
+    others = {"residual.stages", "residual.shortcut", "parallel.branches", "repeat.stages", "flatten.into"}
+    assert idle_options([*SMALL.values(), *MORE]) <= others
 
 
 @pytest.mark.parametrize(
@@ -284,6 +287,11 @@ def test_every_option_of_every_stage_changes_the_computation() -> None:
 def test_what_stands_inside_a_stage_counts(word: str, stage: dict[str, Any], other: dict[str, Any]) -> None:
     one, two = (built(text(inner, {"tag": 2})) for inner in (stage, other))
     assert not torch.equal(one(inputs_for(one.config, 2)), two(inputs_for(two.config, 2)))
+
+
+def test_an_option_that_changes_nothing_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dougong.models.stack.leaves.dropout", lambda hidden, *_: hidden)
+    assert "dropout.probability" in idle_options([SMALL["text"]])
 
 
 # Normalisation over the batch
@@ -315,7 +323,16 @@ def test_resnet50_is_written_exactly_and_runs_on_meta() -> None:
 
 
 def test_initial_values_are_those_of_the_table() -> None:
-    model = validate(StackConfig, text({"conv": 128}, {"repeat": {"times": 8, "stages": [{"transformer": 4}]}}, {"lstm": 64}, "last", {"classify": 50})).build()  # fmt: skip
+    model = validate(
+        StackConfig,
+        text(
+            {"conv": 128},
+            {"repeat": {"times": 8, "stages": [{"transformer": 4}]}},
+            {"lstm": 64},
+            "last",
+            {"classify": 50},
+        ),
+    ).build()
     model.init_weights(0)
     values = dict(model.named_parameters())
     block = "stages.2_repeat.0.0_transformer"
@@ -353,13 +370,13 @@ def test_recomputed_blocks_give_the_same_gradients_and_statistics(norm: str) -> 
 
 
 _COMPILED = """
-import copy, torch, torch._dynamo
+import copy, json, sys, torch, torch._dynamo
 from dougong.core.config import validate
 from dougong.models.stack import StackConfig, example
 
-block = [{"transformer": {"num_heads": 4, "dropout": 0.1}}, {"residual": ["norm", {"conv": {"kernel": 3}}]}]
+block = json.loads(sys.argv[1])
 values = {"vocab_size": 61, "max_seq_len": 24, "num_classes": 3,
-          "stages": [{"embed": 16}, {"repeat": {"times": 3, "stages": block}}, "pool", "classify"]}
+          "stages": [{"embed": 16}, {"repeat": {"times": 4, "stages": block}}, "pool", "classify"]}
 eager = validate(StackConfig, values).build()
 eager.init_weights(0)
 compiled = copy.deepcopy(eager)
@@ -376,14 +393,30 @@ print("graphs", torch._dynamo.utils.counters["stats"]["unique_graphs"])
 """
 
 
-def test_a_compiled_block_equals_eager_and_serves_all_times() -> None:
+TRANSFORMER = {"transformer": {"num_heads": 4, "dropout": 0.1}}
+
+
+@pytest.mark.parametrize(
+    ("block", "graphs"),
+    [
+        ([TRANSFORMER], 1),
+        ([TRANSFORMER, {"residual": ["norm", {"conv": {"kernel": 3}}]}], 2),  # what a convolution gives lies otherwise
+    ],
+    ids=["transformer", "hybrid"],
+)
+def test_a_compiled_block_equals_eager_and_serves_all_times(block: list[Any], graphs: int) -> None:
     # In a process of its own: the checks of shapes that tests install do not survive compilation.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     done = subprocess.run(
-        [sys.executable, "-c", _COMPILED], capture_output=True, text=True, env=environment, timeout=230, check=False
+        [sys.executable, "-c", _COMPILED, json.dumps(block)],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=230,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert "graphs 1\n" in done.stdout
+    assert f"graphs {graphs}\n" in done.stdout
 
 
 def test_impossible_calls_are_refused_in_a_sentence() -> None:

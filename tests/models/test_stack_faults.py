@@ -107,7 +107,11 @@ def test_each_complaint_says_what_must_be_what_is_and_what_to_do(title: str) -> 
 REPAIRED = [
     ("a head over a sequence", "{lstm: 64}", "{lstm: 64}, {pool: mean}"),
     ("no embedding", "stages:\n", "stages:\n    - embed: 128\n"),
-    ("attention after pooling", "    - pool: max\n      as: summary\n    - attention: 4", "    - attention: 4\n    - pool"),
+    (
+        "attention after pooling",
+        "    - pool: max\n      as: summary\n    - attention: 4",
+        "    - attention: 4\n    - pool",
+    ),
     ("heads do not divide the width", "transformer: 8", "transformer: 10"),
     ("a residual that changes the width", "activate]", "activate, {project: 64}]"),
     ("a residual that changes the stride", "[{conv: {stride: 2}}]", "[{conv: {stride: 1}}]"),
@@ -116,7 +120,7 @@ REPAIRED = [
     ("branches of different widths added", "{conv: 96}", "{conv: 96}, {project: 64}"),
     ("a kernel larger than the image", "padding: none", "padding: centred"),
     ("no head", "- lstm: 64", "- lstm: 64\n    - pool: mean\n    - classify"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("title", "before", "after"), REPAIRED, ids=[title for title, *_ in REPAIRED])

@@ -94,7 +94,15 @@ SMALL: dict[str, Values] = {
             {"subsample": {"factor": 4, "dim": 16}},
             {"lstm": {"dim": 8, "bidirectional": True}},
             {"attention": {"num_heads": 4, "num_kv_heads": 2, "qk_norm": True, "rotary": True, "rope_theta": 100.0}},
-            {"transformer": {"num_heads": 2, "norm_first": False, "norm_eps": 1e-4, "activation": "relu"}},
+            {
+                "transformer": {
+                    "num_heads": 2,
+                    "norm_first": False,
+                    "norm_eps": 1e-4,
+                    "rotary": True,
+                    "rope_theta": 50.0,
+                }
+            },
             {"ctc": 4},
         ],
     },
