@@ -19,6 +19,8 @@ from dougong.core.errors import RecipeError
 from dougong.models.stack import StackConfig
 from dougong.models.stack.stage import KINDS
 from dougong.recipe import load
+from dougong.recipe.document import parse
+from tests.house import fenced_blocks
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "bad_stacks.txt"
 RECIPE = """\
@@ -149,3 +151,35 @@ def test_a_stack_survives_its_own_dump() -> None:
         assert complaints == []
         assert again == config
         assert again.stages[0].given_name == "words"
+
+
+# The page about it
+
+PAGE = (Path(__file__).parents[2] / "docs" / "how-to" / "compose.md").read_text(encoding="utf-8")
+
+
+def test_the_models_of_the_page_fit() -> None:
+    models = [parse(block, "page").values for block in fenced_blocks(PAGE, "yml")]
+    assert len(models) == 4
+    assert [try_validate(StackConfig, values)[1] for values in models] == [[]] * 4
+
+
+def test_the_page_names_every_stage_and_every_option() -> None:
+    rows = {word: row for row in re.findall(r"^\| (`[a-z_`, ]+` \|.*)$", PAGE, re.MULTILINE) for word in _words(row)}
+    assert set(rows) == set(KINDS)
+    for word, kind in KINDS.items():
+        text = rows[word] + (rows["attention"] if word == "transformer" else "")
+        assert [name for name in kind.model_fields if f"`{name}`" not in text] == [], word
+        if kind.main is not None and word != "transformer":
+            assert re.findall(r"`(\w+)`", rows[word].split("|")[3])[0] == kind.main
+
+
+def _words(row: str) -> list[str]:
+    return re.findall(r"`(\w+)`", row.split("|")[0])
+
+
+def test_the_answers_on_the_page_are_given() -> None:
+    answers = GOLDEN.read_text(encoding="utf-8")
+    quoted = fenced_blocks(PAGE, "text")[0].splitlines()
+    assert len(quoted) >= 4
+    assert [line for line in quoted if line not in answers] == []
