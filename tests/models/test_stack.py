@@ -211,6 +211,21 @@ def test_documents_of_a_row_draw_noise_of_their_own() -> None:
     assert not torch.equal(features[:, :5], features[:, 5:])
 
 
+@torch.no_grad()
+def test_decoding_rows_of_unequal_lengths_equals_reading_each_at_once() -> None:
+    model = built(RIGHT["language model"])
+    tokens, cache = inputs_for(model.config, 3), model.new_cache(3)
+    lengths = torch.tensor([6, 2, 5])
+    model.features(tokens[:, :6], cache=cache)
+    cache.truncate(lengths)
+    for step in range(4):
+        places = lengths + step
+        found = model.features(tokens.gather(1, places[:, None]), cache=cache)[:, 0]
+        for row, place in enumerate(places.tolist()):
+            assert (model.features(tokens[row : row + 1, : place + 1])[0, -1] - found[row]).abs().max() < TOLERANCE
+    assert not hasattr(built(RIGHT["tagger"]), "new_cache")
+
+
 # Options
 
 

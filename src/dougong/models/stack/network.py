@@ -19,6 +19,7 @@ from dougong.core.errors import UsageError
 from dougong.models.stack import Image, StackConfig, Tokens, begin, heads, layers, nesting
 from dougong.models.stack.documents import joined, separated
 from dougong.models.stack.leaves import LEAVES, Seen, bound_of, std_of
+from dougong.models.stack.reading import TokenCache, at_places
 from dougong.models.stack.stage import Check, Here, Stage
 from dougong.models.stack.types import Signal
 from dougong.nn.init import Linear, draw_normal, draw_uniform
@@ -173,6 +174,7 @@ class Stack(nn.Module):
         config: What it was built from.
         stages: All stages but the head; a parameter's name says where it stands: `stages.3_conv.weight`.
         answer: The head's linear map; None where its weight is the embedding's.
+        new_cache: Only where the head is next_token: returns an empty cache to decode with.
         SPLIT: How each parameter is split over a tensor-parallel axis: as in GPT, where it has such parameters; the
             others are whole everywhere.
     """
@@ -202,6 +204,8 @@ class Stack(nn.Module):
         self.stages = maker.chain("stages", config.stages[:-1], given)
         self.answer = self._answer(check, self.stages.given)
         self._shortest = max((_needed(windows) for windows in maker.windows), default=1)
+        if isinstance(self.head_stage, heads.NextToken):
+            self.new_cache = self._new_cache
 
     def _answer(self, check: Check, given: Signal) -> Linear | None:
         stage, width = self.head_stage, given.channel
@@ -284,6 +288,7 @@ class Stack(nn.Module):
         segments: Int[Tensor, "batch time"] | None = None,
         noise: Int[Tensor, " batch"] | None = None,
         lengths: Int[Tensor, " batch"] | None = None,
+        cache: TokenCache | None = None,
     ) -> Float[Tensor, "batch ..."]:
         """Returns what the head reads; zero where there is padding.
 
@@ -293,6 +298,7 @@ class Stack(nn.Module):
                 Each is computed as a row of its own, so it costs as many rows of the longest as there are documents.
             noise: One key per row, from which dropout draws; None switches dropout off.
             lengths: How many places of each row hold an item, the first ones; None: all.
+            cache: What was read before, from `new_cache`; the tokens continue it, and are added to it.
 
         Raises:
             UsageError: The input is longer than `max_seq_len`, or an image of another size, or segments come with
@@ -305,6 +311,9 @@ class Stack(nn.Module):
                 )
             parts = separated(tokens, segments, noise)
             return joined(self.features(parts.rows, None, parts.noise, parts.lengths), parts)
+        if cache is not None:
+            whole, places = cache.read(tokens)
+            return at_places(self.features(whole, noise=noise), places)  # causal: what stands behind is not seen
         self._check_input(tokens)
         if tokens.is_floating_point():
             tokens = tokens.to(self.head_weight.dtype)
@@ -331,6 +340,13 @@ class Stack(nn.Module):
     def output_lengths(self, lengths: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Returns how many places of each row are left for the head: what a CTC loss wants to know."""
         return self.stages.given.length(lengths)
+
+    def _new_cache(self, batch_size: int, max_len: int | None = None) -> TokenCache:
+        """Returns an empty cache for so many rows of at most `max_len` tokens (or `max_seq_len`)."""
+        longest = max_len or self.config.max_seq_len
+        if longest is None:
+            raise UsageError("model.max_seq_len must be known to generate, but is absent. Set it.")
+        return TokenCache(batch_size, longest, self.head_weight.device)
 
     def _padded(self, inputs: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Returns the inputs, padded where they are shorter than the windows of the stages, and then their lengths."""

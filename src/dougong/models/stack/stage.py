@@ -6,7 +6,7 @@ what should have come, so that all complaints come at once. Knows no concrete st
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -221,8 +221,3 @@ def _difference(given: Iterable[str], wanted: Iterable[str]) -> str:
             several = bool(axes[1:])
             parts.append(f"the ax{'es' if several else 'is'} {names} {'are' if several else 'is'} {what}")
     return ", and ".join(parts)
-
-
-def kinds() -> Mapping[str, type[Stage]]:
-    """Returns all stages by their words."""
-    return KINDS
