@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.checkpoint.weights import load_model, save_model
-from dougong.core.config import Config, find_part, part_names, try_validate, validate
+from dougong.core.config import Config, Keyed, find_part, part_names, try_validate, validate
 from dougong.core.contracts import Model
 from dougong.core.seed import sample_keys
 
@@ -64,9 +64,11 @@ def test_every_variant_has_its_golden_count(module: ModuleType) -> None:
     name = module.__name__.rsplit(".", 1)[-1]
     lines = (GOLDEN / f"{name}.txt").read_text(encoding="utf-8").splitlines()
     golden = {variant: int(count.replace(",", "")) for variant, count in (line.split() for line in lines)}
-    # A variant may leave to the data how many tokens there are; it is counted with 512.
-    free = {"vocab_size": 512} if "vocab_size" in module.PART.model_fields else {}
-    counted = {v: parameter_count(validate(module.PART, free | values)) for v, values in module.VARIANTS.items()}
+    # A variant may leave to the data how many tokens there are, if it has any; it is counted with 512.
+    counted = {}
+    for variant, values in module.VARIANTS.items():
+        config, _ = try_validate(module.PART, {"vocab_size": 512} | values)
+        counted[variant] = parameter_count(config or validate(module.PART, values))
     assert counted == golden
 
 
@@ -178,11 +180,15 @@ def test_cached_decoding_equals_full_decoding(module: ModuleType, name: str) -> 
     if not hasattr(model, "new_cache"):
         assert "cache" not in inspect.signature(model.forward).parameters
         return
-    tokens = module.example(model.config, 3)["tokens"]
+    tokens = next(iter(module.example(model.config, 3).values()))
+
+    def decoded(piece: Tensor, cache: Any) -> Tensor:
+        return model.head(model.features(piece, cache=cache))
+
     full, cache = model(tokens), model.new_cache(3)
-    pieces = [model(piece, cache=cache) for piece in tokens.split([5, *[1] * (tokens.shape[1] - 5)], dim=1)]
+    pieces = [decoded(piece, cache) for piece in tokens.split([5, *[1] * (tokens.shape[1] - 5)], dim=1)]
     assert (torch.cat(pieces, dim=1) - full).abs().max() < 1e-10
-    forgetful = [model(piece, cache=model.new_cache(3)) for piece in tokens.split(5, dim=1)]
+    forgetful = [decoded(piece, model.new_cache(3)) for piece in tokens.split(5, dim=1)]
     assert (torch.cat(forgetful, dim=1) - full).abs().max() > 1e-6, "the comparison must notice a lost cache"
 
 
@@ -220,7 +226,18 @@ def test_every_parameter_has_its_split(module: ModuleType, name: str) -> None:
 def alternatives(annotation: Any, value: Any) -> Iterator[Any]:
     """Yields other values that a field might take; the config says which of them it allows."""
     arguments = typing.get_args(annotation)
-    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+    keyed = next((item for item in arguments[1:] if isinstance(item, Keyed)), None)
+    if keyed is not None:
+        for word, body in value.items() if isinstance(value, dict) else ():
+            if isinstance(body, dict):
+                yield from (
+                    {**value, word: {**body, key: new}} for key, new in single_changes(keyed.kinds()[word], body)
+                )
+    elif isinstance(value, list) and typing.get_origin(arguments[0]) is typing.Annotated:
+        for place, item in enumerate(value):
+            others = alternatives(arguments[0], item)
+            yield from ([*value[:place], other, *value[place + 1 :]] for other in others)
+    elif isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         yield from itertools.chain.from_iterable(alternatives(argument, value) for argument in arguments)
     elif typing.get_origin(annotation) is typing.Annotated:
         yield from alternatives(arguments[0], value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import pydantic
 import pytest
@@ -14,6 +14,8 @@ from dougong.core import config
 from dougong.core.config import (
     Config,
     Fault,
+    Form,
+    Keyed,
     Part,
     did_you_mean,
     find_part,
@@ -216,3 +218,99 @@ def test_another_package_adds_a_part_by_an_entry_point(monkeypatch: pytest.Monke
     assert "cathedral" in part_names("models")
     assert find_part("models", "cathedral").PART.__name__ == "GPTConfig"
     assert "cathedral" not in part_names("tasks")
+
+
+class Beam(Form):
+    word: ClassVar[str] = "beam"
+    main: ClassVar[str | None] = "length"
+    length: Annotated[int, pydantic.Field(gt=0)] = 1
+    """A length."""
+    wood: str | None = None
+    """A kind."""
+
+    def faults(self) -> Iterator[Fault]:
+        if self.length == 13:
+            yield Fault("length", "must be no unlucky number.")
+
+
+PIECE = Keyed("a piece", lambda: {"beam": Beam, "frame": Frame}, named=True)
+
+
+class Frame(Form):
+    word: ClassVar[str] = "frame"
+    main: ClassVar[str | None] = "parts"
+    parts: list[Annotated[Form, PIECE]] = pydantic.Field(default=[])
+    """What it is made of."""
+
+
+class House(Config):
+    roof: Annotated[Form, Keyed("a roof", lambda: {"beam": Beam})] = Beam()
+    """One."""
+    pieces: list[Annotated[Form, PIECE]] = pydantic.Field(default=[])
+    """Several."""
+
+
+def pieces(*items: Any) -> list[Any]:
+    return list(validate(House, {"pieces": list(items)}).pieces)
+
+
+def test_a_form_may_be_a_word_a_value_or_a_section() -> None:
+    assert pieces("beam", {"beam": None}, {"beam": {}}) == [Beam(), Beam(), Beam()]
+    assert pieces({"beam": 3}, {"beam": {"length": 3, "wood": "oak"}}) == [Beam(length=3), Beam(length=3, wood="oak")]
+    assert pieces({"frame": [{"beam": 2}, "frame"]})[0].parts == [Beam(length=2), Frame()]
+    assert validate(House, {"roof": {"beam": 4}}).roof == Beam(length=4)
+
+
+def test_a_form_keeps_its_name_and_survives_its_dump() -> None:
+    house = validate(House, {"pieces": [{"frame": [{"beam": 2}], "as": "front"}, "beam"]})
+    assert house.pieces[0].given_name == "front"
+    assert house.pieces[1].given_name is None
+    assert house.model_dump()["pieces"] == [
+        {"frame": {"parts": [{"beam": {"length": 2}}]}, "as": "front"},
+        {"beam": {"length": 1}},
+    ]
+    for mode in ("python", "json"):
+        again = validate(House, house.model_dump(mode=mode))
+        assert again == house
+        assert again.pieces[0].given_name == "front"
+    assert validate(House, {"pieces": [{"beam": 1, "as": "one"}]}) != validate(House, {"pieces": [{"beam": 1}]})
+
+
+FORMS = [
+    ("bean", "pieces[0] must be a piece, but 'bean' is none. Did you mean beam?"),
+    (3, "pieces[0] must be a piece, but is 3. Write its word, such as beam."),
+    ({}, "pieces[0] must have the word of a piece as its key, but is empty. Remove it."),
+    ({"beam": None, "length": 3}, "pieces[0] must have one key, but has beam, length. Indent length below beam."),
+    (
+        {"beam": 1, "frame": []},
+        "pieces[0] must have one key, but has beam, frame. Begin a line of its own, with a dash, for each.",
+    ),
+    ({"beam": 1, "as": "A b"}, "pieces[0].as must be a word of small letters, digits and _, but is 'A b'. Rename it."),
+    ({"beam": -1}, "pieces[0].beam must be greater than 0, but is -1."),
+    ({"beam": {"length": -1}}, "pieces[0].beam.length must be greater than 0, but is -1."),
+    ({"beam": {"lenght": 1}}, "pieces[0].beam.lenght is not an option. Did you mean pieces[0].beam.length?"),
+    ({"beam": 13}, "pieces[0].beam (length) must be no unlucky number."),
+    ({"beam": {"length": 13}}, "pieces[0].beam.length must be no unlucky number."),
+    ({"frame": ["beam", {"beam": "x"}]}, "pieces[0].frame[1].beam must be an integer, but is 'x'."),
+    (
+        {"frame": {"parts": [{"frame": [{"beam": 13}]}]}},
+        "pieces[0].frame.parts[0].frame[0].beam (length) must be no unlucky number.",
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("item", "sentence"), FORMS, ids=[text for _, text in FORMS])
+def test_a_wrong_form_is_complained_of_where_and_as_it_is_written(item: Any, sentence: str) -> None:
+    found = [complaint.text for complaint in try_validate(House, {"pieces": [item]})[1]]
+    assert found == [sentence]
+
+
+def test_a_form_without_a_name_to_give_takes_none() -> None:
+    found = [complaint.text for complaint in try_validate(House, {"roof": {"beam": 1, "as": "one"}})[1]]
+    assert found == ["roof must have one key, but has beam, as. Begin a line of its own, with a dash, for each."]
+
+
+def test_the_json_schema_knows_the_words_of_forms() -> None:
+    schema = House.model_json_schema()["properties"]
+    assert {"enum": ["beam", "frame"]} in schema["pieces"]["items"]["anyOf"]
+    assert "as" not in str(schema["roof"]["anyOf"])
