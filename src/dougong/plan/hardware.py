@@ -77,7 +77,7 @@ HARDWARE: dict[str, Hardware] = {
             devices_per_node=8,
             watts=300.0,
             dollars_per_hour=0.8,
-            source="NVIDIA V100 data sheet (January 2020): SXM2; NVIDIA DGX-1 data sheet: four 100 Gb/s ports for 8 GPUs",
+            source="NVIDIA V100 data sheet (January 2020): SXM2; DGX-1 data sheet: four 100 Gb/s ports for 8 GPUs",
         ),
         Hardware(
             name="a100-40gb",
@@ -113,7 +113,7 @@ HARDWARE: dict[str, Hardware] = {
             devices_per_node=8,
             watts=700.0,
             dollars_per_hour=2.5,
-            source="NVIDIA H100 data sheet: SXM, half of the figures with sparsity; DGX H100 data sheet: eight 400 Gb/s",
+            source="NVIDIA H100 data sheet: SXM, half of the figures with sparsity; DGX H100: eight 400 Gb/s ports",
         ),
         Hardware(
             name="h200",
@@ -125,7 +125,7 @@ HARDWARE: dict[str, Hardware] = {
             devices_per_node=8,
             watts=700.0,
             dollars_per_hour=3.5,
-            source="NVIDIA H200 data sheet: SXM, half of the figures with sparsity; DGX H200 data sheet: eight 400 Gb/s",
+            source="NVIDIA H200 data sheet: SXM, half of the figures with sparsity; DGX H200: eight 400 Gb/s ports",
         ),
         Hardware(
             name="b200",
