@@ -51,6 +51,8 @@ class Part:
         reduced_forward_bytes: What tensor parallelism sums over its devices in the forward pass.
         reduced_backward_bytes: The same in the backward pass: the gradients of what enters a product split by column.
         ring_bytes: Keys and values, which context parallelism passes around.
+        moved_bytes: What the forward pass's other operations read and write (norms, activations, sums), each by itself.
+        split_moved_bytes: Those of them that tensor parallelism divides.
         largest_bytes: The largest tensor that is made.
     """
 
@@ -67,6 +69,8 @@ class Part:
     reduced_forward_bytes: int = 0
     reduced_backward_bytes: int = 0
     ring_bytes: int = 0
+    moved_bytes: int = 0
+    split_moved_bytes: int = 0
     largest_bytes: int = 0
 
     @property
@@ -360,6 +364,10 @@ class _Trace(TorchDispatchMode):
                 self._enter_columns(part, inputs)
         part.forward_flops += flops
         part.split_flops += flops if ways or sources & self._split else 0
+        if not flops and not lookup and (places - sources or func.__name__.split(".")[0].endswith("_")):
+            moved = sum(map(_size, (*inputs, *made)))
+            part.moved_bytes += moved
+            part.split_moved_bytes += moved if places & self._split else 0
         new = [_size(t) for t in made if _place(t) not in sources and t.shape not in self._shapes]
         part.largest_bytes = max(part.largest_bytes, *new, 0)
 

@@ -16,7 +16,7 @@ from dougong.plan.communication import Group, all_gather, all_reduce, point_to_p
 from dougong.plan.cost import Cost, Part
 from dougong.plan.hardware import Hardware
 
-EFFICIENCY = 0.55
+EFFICIENCY = 0.6
 
 
 @dataclass(frozen=True)
@@ -241,7 +241,8 @@ def step_time(job: Workload, layout: Layout) -> StepTime:
 def sent(job: Workload, layout: Layout) -> dict[str, float]:
     """Returns the bytes that a device sends, by axis: of tensor, context and pipeline per microbatch, of data per step.
 
-    A pipeline stage passes each microbatch on, and its gradient back, once per piece.
+    A pipeline stage passes each microbatch on, and its gradient back, once per piece; devices that hold the same send a
+    share each, which the receivers gather (Narayanan et al. 2021, section 4.1).
     """
     blocks = _blocks(job, layout)
     block, outside = job.block or Part("none"), max((job.cost.before, job.cost.after), key=_reduced)
@@ -253,7 +254,7 @@ def sent(job: Workload, layout: Layout) -> dict[str, float]:
     return {
         "tensor": all_reduce(summed * share, layout.tensor),
         "context": all_gather(passed * layout.microbatch, layout.context),
-        "pipeline": boundary * share,
+        "pipeline": boundary * share / layout.tensor,
         "data": sum(size for size, _ in _data_sends(job, layout)),
     }
 
@@ -286,9 +287,9 @@ def _pass_times(job: Workload, layout: Layout) -> list[tuple[float, float, float
     found = []
     groups, bytes_sent = layout.groups(), sent(job, layout)
     for rank in {0, layout.pipeline - 1}:
-        flops = _blocks(job, layout) * _flops(job.block or Part("none"), layout, layout.recompute)
-        flops += sum(_flops(part, layout, False) for part in _around(job, layout, rank))
-        busy = flops * layout.microbatch / layout.context / job.speed
+        one = _blocks(job, layout) * _busy(job, job.block or Part("none"), layout, layout.recompute)
+        one += sum(_busy(job, part, layout, False) for part in _around(job, layout, rank))
+        busy = one * layout.microbatch / layout.context
         tensor = bytes_sent["tensor"] / groups["tensor"].bandwidth(job.hardware)
         context = bytes_sent["context"] / groups["context"].bandwidth(job.hardware)
         found.append((busy, tensor, max(0.0, context - busy)))
@@ -340,10 +341,15 @@ def _blocks(job: Workload, layout: Layout) -> float:
     return len(job.cost.order) / layout.pipeline
 
 
-def _flops(part: Part, layout: Layout, recompute: bool) -> float:
-    """Returns the operations of a device for one example of a part, all its tokens."""
+def _busy(job: Workload, part: Part, layout: Layout, recompute: bool) -> float:
+    """Returns the seconds of a device for one example of a part, all its tokens: products, then all that moves memory.
+
+    The backward pass is taken to move twice what the forward pass does.
+    """
     whole = part.forward_flops * (1 + recompute) + part.backward_flops
-    return whole * (1 - part.split_share + part.split_share / layout.tensor)
+    flops = whole * (1 - part.split_share + part.split_share / layout.tensor)
+    moved = _local(part, "moved_bytes", layout.tensor) * (3 + recompute)
+    return flops / job.speed + moved / job.hardware.bandwidth
 
 
 def _local(part: Part, name: str, tensor: int) -> float:
