@@ -22,7 +22,9 @@ def played(degree: int, reduces: bool, gathers: bool) -> tuple[list[set[int]], i
             pieces[(rank + 1) % degree][piece] = pieces[(rank + 1) % degree][piece] | content
         sent += 1
     for turn in range(degree - 1) if gathers else ():
-        moving = [(rank, (rank + 1 - turn) % degree, pieces[rank][(rank + 1 - turn) % degree]) for rank in range(degree)]
+        moving = [
+            (rank, (rank + 1 - turn) % degree, pieces[rank][(rank + 1 - turn) % degree]) for rank in range(degree)
+        ]
         for rank, piece, content in moving:
             pieces[(rank + 1) % degree][piece] = content
         sent += 1

@@ -212,7 +212,10 @@ def _assembled(
         kinds.append(part)
     before, after = trace.parts[_BEFORE], trace.parts[_AFTER]
     if not order:
-        before, after = Part("before"), _merged({number: part for number, part in trace.parts.items() if number != _APART})
+        before, after = (
+            Part("before"),
+            _merged({number: part for number, part in trace.parts.items() if number != _APART}),
+        )
         trace.used = {_AFTER: set(map(id, named.values()))}
     outside = {name: p for name, p in named.items() if id(p) not in inside or not order}
     early = {n: p for n, p in outside.items() if id(p) in trace.used.get(_BEFORE, ())}
@@ -328,7 +331,9 @@ class _Trace(TorchDispatchMode):
     def attended(self, query: Tensor, key: Tensor, value: Tensor) -> None:
         """Books the two products of attention, and what context parallelism passes on."""
         part = self.parts[self._now]
-        flops = 2 * query.numel() * key.shape[-2] + 2 * query.numel() // query.shape[-1] * key.shape[-2] * value.shape[-1]
+        flops = (
+            2 * query.numel() * key.shape[-2] + 2 * query.numel() // query.shape[-1] * key.shape[-2] * value.shape[-1]
+        )
         if self._backward:
             self.backward_flops += 2 * flops
             return

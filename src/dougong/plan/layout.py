@@ -171,6 +171,10 @@ class Workload:
         """The mean of all blocks; None where there are none."""
         return mean(self.cost.blocks) if self.cost.order else None
 
+    def passes(self, layout: Layout) -> int:
+        """Returns how many microbatches each replica computes in a step."""
+        return self.batch_size // (layout.replicas * layout.microbatch)
+
     def state(self, parameters: float, optimizer: float) -> tuple[float, float, float]:
         """Returns the bytes of weights, gradients and optimizer of so many parameters, with fp32 weights and average.
 
@@ -222,7 +226,7 @@ def memory(job: Workload, layout: Layout) -> DeviceMemory:
 
 def step_time(job: Workload, layout: Layout) -> StepTime:
     """Returns the time of a step; the slowest pipeline stage sets the pace."""
-    count = job.batch_size / (layout.replicas * layout.microbatch)
+    count = job.passes(layout)
     busy, tensor, context = (max(times) for times in zip(*_pass_times(job, layout), strict=True))
     pace = busy + tensor + context
     waiting = bubble(layout.pipeline, count, layout.interleave) * count * pace if layout.pipeline > 1 else 0.0
@@ -265,7 +269,7 @@ def _memory_at(job: Workload, layout: Layout, rank: int) -> DeviceMemory:
     whole = job.state(parameters, optimizer)
     weights, gradients, state = sharded(whole, layout.stage, layout.shard * layout.context)
     share = layout.microbatch / layout.context
-    count = job.batch_size // (layout.replicas * layout.microbatch)
+    count = job.passes(layout)
     block, around = job.block or Part("none"), _around(job, layout, rank)
     kept = block.boundary_bytes if layout.recompute else _local(block, "saved_bytes", layout.tensor)
     one = _blocks(job, layout) * kept + sum(_local(part, "saved_bytes", layout.tensor) for part in around)
@@ -300,15 +304,15 @@ def _data_sends(job: Workload, layout: Layout) -> list[tuple[float, Group]]:
     """Returns what a device sends of gradients and weights in a step, and to whom."""
     groups = layout.groups()
     size = job.width * max(_owned(job, layout, rank)[0] for rank in {0, layout.pipeline - 1})
-    shards, count = groups["shard"], job.batch_size / (layout.replicas * layout.microbatch)
+    shards, count = groups["shard"], job.passes(layout)
     if layout.stage == 0:
         return [(all_reduce(size, groups["gradients"].degree), groups["gradients"])]
-    scatters, gathers = {1: (1.0, 1.0), 2: (count, 1.0), 3: (count, 2 * count)}[layout.stage]
+    scatters, gathers = {1: (1, 1), 2: (count, 1), 3: (count, 2 * count)}[layout.stage]
     within = reduce_scatter(size, shards.degree) * scatters + all_gather(size, shards.degree) * gathers
     return [(within, shards), (all_reduce(size / shards.degree, layout.data), groups["data"])]
 
 
-def _data_time(job: Workload, layout: Layout, count: float, busy: float) -> float:
+def _data_time(job: Workload, layout: Layout, count: int, busy: float) -> float:
     """Returns what of that is not hidden: behind the last backward pass, or behind all passes from ZeRO-2 on."""
     seconds = sum(size / group.bandwidth(job.hardware) for size, group in _data_sends(job, layout))
     hidden = count * busy if layout.stage >= 2 else busy * 2 / 3

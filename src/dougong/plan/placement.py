@@ -124,7 +124,9 @@ def workload(recipe: Recipe, hardware: Hardware, efficiency: float = EFFICIENCY)
     """
     train = recipe.train
     if not isinstance(train.batch_size, int):
-        raise UsageError(f"train.batch_size must be a number to plan for many devices, but is {train.batch_size}. Set it.")
+        raise UsageError(
+            f"train.batch_size must be a number to plan for many devices, but is {train.batch_size}. Set it."
+        )
     model = known_model(recipe)
     length = getattr(recipe.data, "seq_len", None)
     seen = model.replace(max_seq_len=length) if length else model
@@ -219,7 +221,7 @@ def _choices(job: Workload, group: Layout) -> Iterator[Layout]:
 def _placed(job: Workload, layout: Layout, found: DeviceMemory, seconds: StepTime) -> Placed:
     rate = job.batch_size / seconds.total
     bytes_sent = sent(job, layout)
-    passes = job.batch_size / (layout.replicas * layout.microbatch)
+    passes = job.passes(layout)
     by_step = {axis: size * (1 if axis == "data" else passes) for axis, size in bytes_sent.items()}
     groups = {**layout.groups(), "data": layout.groups()["gradients"]}
     medium = {axis: groups[axis].medium(job.hardware) for axis in by_step}

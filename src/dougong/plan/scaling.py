@@ -172,5 +172,7 @@ def _approach_1(flops: float) -> float:
 def _fit(name: str) -> Fit:
     if name not in FITS:
         known = ["approach1", *FITS]
-        raise UsageError(f"fit must be {', '.join(known[:-1])} or {known[-1]}, but is {name!r}.{did_you_mean(name, known)}")
+        raise UsageError(
+            f"fit must be {', '.join(known[:-1])} or {known[-1]}, but is {name!r}.{did_you_mean(name, known)}"
+        )
     return FITS[name]
