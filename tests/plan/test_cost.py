@@ -33,7 +33,8 @@ def test_parameters_are_those_of_the_whole_model(name: str) -> None:
     found = cost(config.replace(max_seq_len=64, band=16))
     whole = build_on_meta(config.replace(max_seq_len=64, band=16))
     assert found.parameters == sum(p.numel() for p in whole.parameters())
-    assert len(found.kinds) == 2 and len(found.order) == config.num_layers
+    assert len(found.kinds) == 2
+    assert len(found.order) == config.num_layers
 
 
 @pytest.mark.parametrize(
@@ -158,7 +159,9 @@ class Summing:
 
 def test_a_model_without_blocks_is_one_part() -> None:
     found = cost_of(PlainConfig(), Summing(), AdamWConfig())
-    assert found.order == () and found.kinds == () and found.before.parameters == 0
+    assert found.order == ()
+    assert found.kinds == ()
+    assert found.before.parameters == 0
     first, second = 2 * 14 * 14 * 8 * 27, 2 * 12 * 12 * 4 * 72
     assert found.after.forward_flops == first + second
     assert found.after.backward_flops == first + 2 * second  # the images need no gradient

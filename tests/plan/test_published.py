@@ -49,14 +49,14 @@ def test_operations_are_within_one_percent_of_narayanan() -> None:
 
 
 def test_forgetting_the_logits_or_the_recomputation_leaves_the_percent() -> None:
-    """The control, on each of the ten models' own numbers: what is forgotten is seen in all, or in the smaller ones."""
+    """The control: recomputation is seen in all ten models, the logits in the four whose share of them is above 1 %."""
     without_logits = []
     for row, (_, ours, theirs) in zip(NARAYANAN, operations(), strict=True):
         _, heads, dim, layers, _, _, _, batch, _ = row
         cost = megatron(heads, dim, layers)
         assert batch * cost.flops(recompute=False) < 0.8 * theirs
         without_logits.append(1 - (ours - 6 * batch * LENGTH * VOCABULARY * dim) / theirs)
-    assert all(missing > 0.01 for missing in without_logits[:6])
+    assert all(missing > 0.01 for missing in without_logits[:4])
 
 
 def test_the_sizes_of_narayanan_are_those_printed() -> None:

@@ -1,5 +1,4 @@
-"""What the parts of a model cost per example, from a trace on the meta device that is folded: of blocks that are alike
-one is traced (law 5).
+"""What the parts of a model cost per example, traced on the meta device (law 5): of blocks that are alike, one.
 
 Counts products and attention, as `count.py` does, and the tensors that autograd keeps. Attention is traced as the fused
 kernel, which keeps no scores, where the model calls torch's; a formula that holds them is traced as written. Knows
@@ -89,7 +88,7 @@ class Cost:
         order: Of each block, from the first to the last, which kind it is.
         after: What is computed after the blocks; of a model without blocks, all.
         tied_parameters: Numbers that `before` and `after` both count, as a tied embedding.
-        tensor_degrees: Whether tensor parallelism is told how to split, and by which numbers it must divide (the heads).
+        tensor_degrees: What tensor parallelism must divide (the numbers of heads); empty where no split is told.
         length: How many tokens an example has; None where it has none.
     """
 
@@ -361,7 +360,7 @@ class _Trace(TorchDispatchMode):
         self.used.setdefault(self._now, set()).update(self._numbers[p] for p in sources if p in self._numbers)
         ways = {self.dims[self._owned[place]] for place in sources if self._owned.get(place) in self.dims}
         lookup = func._overloadpacket is torch.ops.aten.embedding
-        if lookup and 0 in ways or (flops and 1 in ways):
+        if (lookup and 0 in ways) or (flops and 1 in ways):
             part.reduced_forward_bytes += sum(map(_size, made))
         elif ways or sources & self._split:
             self._split |= places - self._owned.keys()
@@ -446,8 +445,8 @@ class _Attention(torch.autograd.Function):
 def _unfolded(network: nn.Module, every: list[nn.Module]) -> dict[str, int]:
     """Returns the split dims of all blocks, also of those that are left out of the trace."""
     whole = nn.Module()
-    whole.blocks = nn.ModuleList(every)
-    whole.SPLIT = getattr(network, "SPLIT", {})
+    whole.add_module("blocks", nn.ModuleList(every))
+    vars(whole)["SPLIT"] = getattr(network, "SPLIT", {})
     return split_dims(whole)
 
 

@@ -1,9 +1,9 @@
 """Many devices: what each holds and sends, how long a step takes, and which layouts fit.
 
-Axes: data (replicas), shard (ZeRO's stages 1 to 3, Rajbhandari et al. 2020), tensor and pipeline (Narayanan et al. 2021)
-and context (Liu et al. 2023). Assumed, and said in `docs/planning.md`: the share of the peak that products reach, ring
-collectives without latency, gradients that are sent while the backward pass computes, equal pipeline stages. Knows costs
-and hardware; knows no model.
+Axes: data (replicas), shard (ZeRO's stages 1 to 3, Rajbhandari et al. 2020), tensor and pipeline (Narayanan et al.
+2021) and context (Liu et al. 2023). Assumed, and said in `docs/planning.md`: the share of the peak that products reach,
+ring collectives without latency, gradients that are sent while the backward pass computes, equal pipeline stages. Knows
+costs and hardware; knows no model.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ recipes; what a layout costs, `layout.py` knows.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -191,23 +191,21 @@ def _cuts(cost: Cost, context: int) -> bool:
 
 def _dealt(hardware: Hardware, left: int, base: Layout) -> Iterator[Layout]:
     """Yields the ways to use what is left of the devices as replicas and shards."""
-    inner = {"tensor": base.tensor, "pipeline": base.pipeline, "context": base.context}
-    yield Layout(data=left, **inner)
+    yield replace(base, data=left)
     if left * base.context == 1:
         return
     for stage in (1, 2, 3):
         if stage != 2 or base.pipeline == 1:
-            yield Layout(shard=left, stage=stage, **inner)
+            yield replace(base, shard=left, stage=stage)
     node = hardware.devices_per_node // (base.tensor * base.context)
     if 1 < node < left and not left % node:
-        yield Layout(data=left // node, shard=node, stage=3, **inner)
+        yield replace(base, data=left // node, shard=node, stage=3)
 
 
 def _choices(job: Workload, group: Layout) -> Iterator[Layout]:
     """Yields a layout with all sensible microbatches, pieces and either kind of keeping activations."""
     share = job.batch_size // group.replicas
     blocks = len(job.cost.order) // group.pipeline
-    degrees = dict(zip(("data", "shard", "stage", "tensor", "pipeline", "context"), group.degrees, strict=True))
     for microbatch in MICROBATCHES:
         if share % microbatch:
             break
@@ -215,7 +213,7 @@ def _choices(job: Workload, group: Layout) -> Iterator[Layout]:
             if pieces > 1 and (blocks % pieces or (share // microbatch) % group.pipeline):
                 continue
             for recompute in (False, True) if job.cost.order else (False,):
-                yield Layout(**degrees, interleave=pieces, microbatch=microbatch, recompute=recompute)
+                yield replace(group, interleave=pieces, microbatch=microbatch, recompute=recompute)
 
 
 def _placed(job: Workload, layout: Layout, found: DeviceMemory, seconds: StepTime) -> Placed:

@@ -66,7 +66,7 @@ class Optimum:
         flops: The budget.
         parameters: The size.
         tokens: How many it is trained on.
-        loss: What is predicted of it, in nats per token of the paper's text and tokenizer; None where the fit says none.
+        loss: What is predicted of it, in nats per token of the paper's text and tokenizer; None where the fit has none.
         source: Whose fit.
         extrapolated: Whether the size lies beyond the models that were fitted.
     """
