@@ -24,6 +24,7 @@ from torch.utils.flop_counter import flop_registry
 from dougong.core.config import Config
 from dougong.core.contracts import Batch, Task
 from dougong.plan.count import build_on_meta
+from dougong.plan.shapes import arange, made
 from dougong.train.config import AdafactorConfig, AdamConfig, AdamWConfig, MuonConfig, OptimizerConfig, SgdConfig
 from dougong.train.optim import muon_parameters
 from dougong.train.step import draws_noise
@@ -340,10 +341,17 @@ class _Trace(TorchDispatchMode):
         part.split_flops += flops if _place(query) in self._split else 0
         part.ring_bytes += _size(key) + _size(value)
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: torch need not load its compiler, which takes a second and 100 MB."""
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1
-        result = func(*args, **(kwargs or {}))
+        result = made(func, args, kwargs or {})
+        if result is None:
+            result = func(*args, **(kwargs or {}))
         counted = _counter(func._overloadpacket)
         flops = int(counted(*args, **(kwargs or {}), out_val=result)) if counted else 0
         if self._backward:
@@ -354,14 +362,14 @@ class _Trace(TorchDispatchMode):
 
     def _book(self, func: Any, inputs: list[Tensor], result: Any, flops: int) -> None:
         """Books an operation of the forward pass: what it does, what it makes, and who shares it."""
-        part, made = self.parts[self._now], [t for t in tree_leaves(result) if isinstance(t, Tensor)]
-        self._held += [t.untyped_storage() for t in made]
-        places, sources = {_place(t) for t in made}, {_place(t) for t in inputs}
+        part, out = self.parts[self._now], [t for t in tree_leaves(result) if isinstance(t, Tensor)]
+        self._held += [t.untyped_storage() for t in out]
+        places, sources = {_place(t) for t in out}, {_place(t) for t in inputs}
         self.used.setdefault(self._now, set()).update(self._numbers[p] for p in sources if p in self._numbers)
         ways = {self.dims[self._owned[place]] for place in sources if self._owned.get(place) in self.dims}
         lookup = func._overloadpacket is torch.ops.aten.embedding
         if (lookup and 0 in ways) or (flops and 1 in ways):
-            part.reduced_forward_bytes += sum(map(_size, made))
+            part.reduced_forward_bytes += sum(map(_size, out))
         elif ways or sources & self._split:
             self._split |= places - self._owned.keys()
             if flops and ways:
@@ -369,10 +377,10 @@ class _Trace(TorchDispatchMode):
         part.forward_flops += flops
         part.split_flops += flops if ways or sources & self._split else 0
         if not flops and not lookup and (places - sources or func.__name__.split(".")[0].endswith("_")):
-            moved = sum(map(_size, (*inputs, *made)))
+            moved = sum(map(_size, (*inputs, *out)))
             part.moved_bytes += moved
             part.split_moved_bytes += moved if places & self._split else 0
-        new = [_size(t) for t in made if _place(t) not in sources and t.shape not in self._shapes]
+        new = [_size(t) for t in out if _place(t) not in sources and t.shape not in self._shapes]
         part.largest_bytes = max(part.largest_bytes, *new, 0)
 
     def _enter_columns(self, part: Part, inputs: list[Tensor]) -> None:
@@ -415,6 +423,9 @@ class _FusedAttention(TorchFunctionMode):
         self._trace = trace
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.arange:
+            found = arange(*args, **(kwargs or {}))
+            return func(*args, **(kwargs or {})) if found is None else found
         if func is not FUSED:
             return func(*args, **(kwargs or {}))
         names = ("query", "key", "value", "attn_mask")
