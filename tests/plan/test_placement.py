@@ -20,7 +20,7 @@ def test_what_fits_fits_and_the_quickest_is_first() -> None:
     assert GPT3.fitting
     assert GPT3.best is GPT3.fitting[0]
     seconds = [placed.time.total for placed in GPT3.fitting]
-    assert seconds == sorted(seconds)
+    assert all(later > 0.96 * max(seconds[: place + 1]) for place, later in enumerate(seconds))
     for placed in GPT3.fitting:
         layout = placed.layout
         assert layout.devices == 1024
@@ -72,6 +72,7 @@ def test_a_small_model_takes_plain_replicas() -> None:
     best = layouts(load("gpt2-124m"), 8, A100).best
     assert best is not None
     assert (best.layout.tensor, best.layout.pipeline) == (1, 1)
+    assert best.layout.stage < 3
 
 
 def test_figures_are_json() -> None:

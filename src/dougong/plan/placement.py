@@ -6,6 +6,7 @@ recipes; what a layout costs, `layout.py` knows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -31,6 +32,7 @@ from dougong.recipe import Recipe
 
 MICROBATCHES = (1, 2, 4, 8, 16, 32, 64)
 PIECES = (1, 2, 3, 4, 6, 8)
+EQUAL = 0.02  # times that differ by less are taken for equal
 SHORTEST = 512  # tokens of a row that one device of context parallelism has at least
 
 
@@ -76,7 +78,7 @@ class Layouts:
         hardware: Which.
         batch_size: Examples per step.
         efficiency: The share of the peak that products are taken to reach.
-        fitting: Those that fit, the quickest first.
+        fitting: Those that fit, the quickest first; of those that are as good as equal, first what sends least.
         refused: The others, the nearest to fitting first.
     """
 
@@ -154,7 +156,7 @@ def searched(job: Workload, count: int) -> Layouts:
         else:
             layout, found = min(held, key=lambda item: item[1].total)
             refused.append((found.total, Refused(layout, found.reason(job.hardware.memory_bytes))))
-    fitting.sort(key=lambda placed: (placed.time.total, placed.memory.total))
+    fitting.sort(key=_rank)
     refused.sort(key=lambda item: item[0])
     nearest = tuple(refusal for _, refusal in refused)
     return Layouts(count, job.hardware, job.batch_size, job.efficiency, tuple(fitting), nearest)
@@ -226,6 +228,11 @@ def _placed(job: Workload, layout: Layout, found: DeviceMemory, seconds: StepTim
     tokens = rate * job.cost.length if job.cost.length else None
     peak = job.speed / job.efficiency * layout.devices
     return Placed(layout, found, seconds, by_step, medium, rate, tokens, rate * job.cost.flops() / peak)
+
+
+def _rank(placed: Placed) -> tuple[int, float, float]:
+    """Returns the order: by time in steps of a fiftieth, below which the prediction tells nothing, then by bytes sent."""
+    return round(math.log(placed.time.total) / math.log1p(EQUAL)), sum(placed.sent.values()), placed.time.total
 
 
 def _placed_values(placed: Placed) -> dict[str, Any]:
