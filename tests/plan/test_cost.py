@@ -139,8 +139,12 @@ def test_optimizer_state_is_that_of_the_optimizer(name: str) -> None:
 class PlainConfig(Config):
     """A network without blocks."""
 
+    normed: bool = False
+    """Whether it normalises over the batch."""
+
     def build(self) -> torch.nn.Module:
-        return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
+        norm = torch.nn.BatchNorm2d(8) if self.normed else torch.nn.Identity()
+        return torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), norm, torch.nn.ReLU(), torch.nn.Conv2d(8, 4, 3))
 
 
 class Summing:
@@ -167,3 +171,11 @@ def test_a_model_without_blocks_is_one_part() -> None:
     assert found.after.backward_flops == first + 2 * second  # the images need no gradient
     assert found.parameters == 8 * 28 + 4 * 73
     assert found.after.saved_bytes == 4 * (3 * 256 + 8 * 196)
+
+
+def test_a_batchs_statistics_are_taken_over_two_and_told_of_one() -> None:
+    plain, normed = (cost_of(PlainConfig(normed=normed), Summing(), AdamWConfig()).after for normed in (False, True))
+    assert (normed.forward_flops, normed.backward_flops) == (plain.forward_flops, plain.backward_flops)
+    assert normed.parameters == plain.parameters + 16
+    kept = normed.saved_bytes - plain.saved_bytes - 4 * 8 * 196  # the norm's input; its statistics are of the batch
+    assert 0 <= kept < 100

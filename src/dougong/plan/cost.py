@@ -10,7 +10,7 @@ from __future__ import annotations
 import fnmatch
 import functools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -189,11 +189,22 @@ def _signature(block: nn.Module) -> tuple[Any, ...]:
 
 
 def _example(task: Task, network: nn.Module, dtype: torch.dtype) -> Batch:
-    """Returns an example batch of one, real numbers in the type, with noise where the model draws any."""
-    batch = task.example_batch(1, "cpu").to("meta")
+    """Returns an example batch, real numbers in the type, with noise where the model draws any."""
+    batch = task.example_batch(_examples(network), "cpu").to("meta")
     fields = {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.fields.items()}
-    noise = torch.empty(1, dtype=torch.int32, device="meta") if draws_noise(network) else None
+    noise = torch.empty(len(batch), dtype=torch.int32, device="meta") if draws_noise(network) else None
     return Batch(fields, batch.samples, noise)
+
+
+def _examples(network: nn.Module) -> int:
+    """Returns how many examples are traced: one, or two where statistics are taken over the batch."""
+    return 2 if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()) else 1
+
+
+def _of_one(part: Part, examples: int) -> Part:
+    """Returns what one of some examples costs."""
+    fixed = ("name", "parameters", "split_parameters", "optimizer_bytes")
+    return replace(part, **{name: value // examples for name, value in vars(part).items() if name not in fixed})
 
 
 def _assembled(
@@ -229,7 +240,8 @@ def _assembled(
     tied = sum(p.numel() for name, p in early.items() if name in late)
     config = getattr(trace.network, "config", None)
     degrees = tuple(sorted(set(_heads(config)))) if trace.dims else ()
-    return Cost(before, tuple(kinds), order, after, tied, degrees, length or getattr(config, "max_seq_len", None))
+    before, *inner, after = (_of_one(part, _examples(trace.network)) for part in (before, *kinds, after))
+    return Cost(before, tuple(inner), order, after, tied, degrees, length or getattr(config, "max_seq_len", None))
 
 
 def _heads(model: Any) -> tuple[int, ...]:

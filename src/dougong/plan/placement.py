@@ -231,7 +231,7 @@ def _placed(job: Workload, layout: Layout, found: DeviceMemory, seconds: StepTim
 
 
 def _rank(placed: Placed) -> tuple[int, float, float]:
-    """Returns the order: by time in steps of a fiftieth, below which the prediction tells nothing, then by bytes sent."""
+    """Returns the order: by time in steps of a fiftieth, which is less than a plan can tell, then by bytes sent."""
     return round(math.log(placed.time.total) / math.log1p(EQUAL)), sum(placed.sent.values()), placed.time.total
 
 
