@@ -1,0 +1,116 @@
+"""Shapes of what common operations make, without asking torch, whose own answer loads its compiler (a second, 100 MB).
+
+On the meta device torch computes many shapes in Python, through wrappers that import `torch._dynamo` on their first
+call. For the operations below the shape is plain, so it is told here; a test compares each with torch's answer. Knows
+operations; knows no model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_ATEN = torch.ops.aten
+_SAME_KIND = (
+    *("add", "sub", "mul", "rsub", "neg", "abs", "clamp", "pow", "bitwise_and", "bitwise_or"),
+    *("gelu", "gelu_backward", "silu", "silu_backward", "relu", "threshold_backward"),
+    *("tanh_backward", "sigmoid_backward"),
+)
+_REAL = ("div", "sin", "cos", "tanh", "sigmoid", "exp", "log", "rsqrt", "sqrt", "reciprocal")
+_HARMLESS = {"approximate", "alpha"}  # options that change values, never shapes
+_TRUTH = ("ge", "gt", "le", "lt", "eq", "ne")
+
+
+def made(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Returns what an operation makes of tensors on the meta device, or None where torch must be asked."""
+    rule = _RULES.get(func._overloadpacket)
+    first = args[0] if args else None
+    if rule is None or (isinstance(first, Tensor) and not first.is_meta) or kwargs.keys() - _HARMLESS:
+        return None
+    if func._overloadpacket.__name__.endswith("_"):
+        return first
+    return rule(*args)
+
+
+def _pointwise(kind: Callable[[torch.dtype], torch.dtype]) -> Callable[..., Any]:
+    def rule(*args: Any) -> Any:
+        tensors = [arg for arg in args if isinstance(arg, Tensor)]
+        if not tensors or len(tensors) > 2:
+            return None
+        pair: list[Any] = [arg for arg in args if isinstance(arg, Tensor | int | float) and not isinstance(arg, bool)][
+            :2
+        ]
+        dtype = torch.result_type(*pair) if len(pair) == 2 else tensors[0].dtype
+        shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+        like = next((tensor for tensor in tensors if tensor.shape == shape), None)
+        if like is None or not all(t.is_contiguous() or t is like for t in tensors):
+            return torch.empty(shape, dtype=kind(dtype), device="meta")
+        return torch.empty_like(like, dtype=kind(dtype))
+
+    return rule
+
+
+def _real(dtype: torch.dtype) -> torch.dtype:
+    return dtype if dtype.is_floating_point or dtype.is_complex else torch.get_default_dtype()
+
+
+def _addmm(_: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    return left.new_empty(left.shape[0], right.shape[1])
+
+
+def arange(*numbers: Any, dtype: Any = None, device: Any = None, **_: Any) -> Tensor | None:
+    """Returns whole numbers on the meta device, or None where that is not what is asked for."""
+    if device is None or torch.device(device).type != "meta" or not all(isinstance(n, int) for n in numbers):
+        return None
+    start, end, step = ((0, *numbers, 1) if len(numbers) == 1 else (*numbers, 1))[:3]
+    return torch.empty(math.ceil((end - start) / step), dtype=dtype or torch.int64, device=device)
+
+
+def _mean(tensor: Tensor, dims: Any = None, keepdim: bool = False) -> Tensor:
+    places = {dim % tensor.ndim for dim in dims} if dims else set(range(tensor.ndim))
+    kept = [1 if dim in places else size for dim, size in enumerate(tensor.shape) if keepdim or dim not in places]
+    return tensor.new_empty(kept)
+
+
+def _cat(tensors: list[Tensor], dim: int = 0) -> Tensor | None:
+    first = tensors[0]
+    if not all(t.is_meta and t.ndim == first.ndim and t.dtype == first.dtype for t in tensors) or not first.ndim:
+        return None
+    shape = list(first.shape)
+    shape[dim] = sum(tensor.shape[dim] for tensor in tensors)
+    return first.new_empty(shape)
+
+
+def _layer_norm(tensor: Tensor, shape: Any, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
+    rows = [*tensor.shape[: tensor.ndim - len(shape)], *[1] * len(shape)]
+    half = tensor.dtype in (torch.bfloat16, torch.float16)  # whose statistics are kept in fp32
+    mean, deviation = (tensor.new_empty(rows, dtype=torch.float32 if half else tensor.dtype) for _ in range(2))
+    return tensor.new_empty(tensor.shape), mean, deviation
+
+
+def _layer_norm_backward(gradient: Tensor, tensor: Tensor, *rest: Any) -> tuple[Tensor | None, ...]:
+    weight, bias, wanted = rest[3], rest[4], rest[5]
+    sources = (tensor, weight, bias)
+    return tuple(
+        torch.empty_like(source) if want and source is not None else None
+        for source, want in zip(sources, wanted, strict=True)
+    )
+
+
+_RULES: dict[Any, Callable[..., Any]] = {
+    **{getattr(_ATEN, name): _pointwise(lambda dtype: dtype) for name in _SAME_KIND},
+    **{getattr(_ATEN, name): _pointwise(_real) for name in _REAL},
+    **{getattr(_ATEN, name): _pointwise(lambda _: torch.bool) for name in _TRUTH},
+    **{getattr(_ATEN, f"{name}_"): _pointwise(_real) for name in ("log", "add", "mul", "sub", "div", "exp")},
+    _ATEN.addmm: _addmm,
+    _ATEN.addmm_: _addmm,
+    _ATEN.dot: lambda left, _: left.new_empty(()),
+    _ATEN.mean: _mean,
+    _ATEN.cat: _cat,
+    _ATEN.native_layer_norm: _layer_norm,
+    _ATEN.native_layer_norm_backward: _layer_norm_backward,
+}
