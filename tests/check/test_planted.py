@@ -17,6 +17,7 @@ from dougong.check.result import Result
 from dougong.check.subject import Limits
 from dougong.core.contracts import Batch
 from dougong.models.gpt import network
+from dougong.nn import transformer
 from dougong.run import checking, parts
 from dougong.train import step
 from tests.tiny import tiny_recipe
@@ -114,10 +115,10 @@ def test_a_mask_between_documents_that_is_ignored_is_named(tmp_path: Path, monke
 
 
 def test_a_causal_mask_that_is_ignored_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def seeing_all(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    def seeing_all(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool) -> Tensor:
         return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
-    monkeypatch.setattr(network, "attention_fused", seeing_all)
+    monkeypatch.setattr(transformer, "attention_fused", seeing_all)
     found, results = proved(tmp_path)
     assert failed(found) == ["separate"]
     assert "the causal mask" in results["separate"].detail
@@ -129,7 +130,7 @@ def global_dropout(hidden: Tensor, probability: float, noise: Tensor | None, pla
 
 
 def test_a_dropout_that_reads_global_state_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "dropout", global_dropout)
+    monkeypatch.setattr(transformer, "dropout", global_dropout)
     found, results = proved(tmp_path, model={"dropout": 0.1})
     # What draws from a global generator cannot be accumulated nor resumed either: these lines say so, in their words.
     assert "randomness" in failed(found)
@@ -140,13 +141,13 @@ def test_a_dropout_that_reads_global_state_is_named(tmp_path: Path, monkeypatch:
 
 
 def test_the_module_that_draws_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    begin = network.Block.__init__
+    begin = transformer.Block.__init__
 
-    def with_dropout(self: Any, config: Any, layer: int) -> None:
-        begin(self, config, layer)
+    def with_dropout(self: Any, shape: Any) -> None:
+        begin(self, shape)
         self.feedforward = nn.Sequential(self.feedforward, nn.Dropout(0.1))
 
-    monkeypatch.setattr(network.Block, "__init__", with_dropout)
+    monkeypatch.setattr(transformer.Block, "__init__", with_dropout)
     found, results = proved(tmp_path)
     assert "randomness" in failed(found)
     assert results["randomness"].detail.startswith("blocks.0.feedforward.1 (Dropout) computes something else")

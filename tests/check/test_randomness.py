@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dougong.check.randomness import randomness
 from dougong.check.subject import Subject
 from dougong.models.gpt import network
+from dougong.nn import transformer
 
 
 def test_dropout_by_key_passes(made: Callable[..., Subject]) -> None:
@@ -46,5 +47,6 @@ def test_steps_that_drop_the_same_are_noticed(made: Callable[..., Subject], monk
     def same(hidden: Tensor, probability: float, noise: Tensor | None, place: int) -> Tensor:
         return sound(hidden, probability, None if noise is None else torch.zeros_like(noise), place)
 
-    monkeypatch.setattr(network, "dropout", same)
+    for module in (network, transformer):
+        monkeypatch.setattr(module, "dropout", same)
     assert "two steps drop the same" in randomness(made(model={"dropout": 0.2})).detail

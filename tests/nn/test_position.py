@@ -1,12 +1,14 @@
-"""Rotary positions depend on distances alone, and their scalings are the published ones."""
+"""Rotary positions depend on distances alone, and their scalings are the published ones; sinusoidal ones too."""
 
 from __future__ import annotations
+
+import math
 
 import pytest
 import torch
 
 from dougong.nn.named import LinearScaling, Llama3Scaling
-from dougong.nn.position import frequencies, rotary, rotate
+from dougong.nn.position import frequencies, rotary, rotate, sinusoidal
 
 CPU = torch.device("cpu")
 LLAMA3 = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=64)
@@ -64,3 +66,28 @@ def test_llama3_scaling_equals_that_of_transformers(theta: float) -> None:
 def test_angles_are_exact_far_out_even_in_half_precision() -> None:
     far = rotary(torch.tensor([65537]), frequencies(8, 10000.0, None, CPU), torch.bfloat16)[0][0, 0]
     assert far.item() == torch.tensor(65537.0, dtype=torch.float64).cos().to(torch.bfloat16).item()
+
+
+def test_sinusoidal_positions_are_their_formula() -> None:
+    found = sinusoidal(torch.arange(50), 6, torch.float64)
+    for position in (0, 1, 49):
+        for i in range(3):
+            angle = position / 10000 ** (2 * i / 6)
+            assert found[position, 2 * i].item() == pytest.approx(math.sin(angle), abs=1e-5)
+            assert found[position, 2 * i + 1].item() == pytest.approx(math.cos(angle), abs=1e-5)
+
+
+def test_sinusoidal_positions_of_an_odd_width_and_of_rows_that_differ() -> None:
+    whole = sinusoidal(torch.arange(5), 5, torch.float32)
+    assert whole.shape == (5, 5)
+    rows = sinusoidal(torch.tensor([[0, 1], [3, 4]]), 5, torch.float32)
+    assert torch.equal(rows[1], whole[3:])
+    assert not torch.equal(rows[0], rows[1])
+
+
+def test_sinusoidal_distance_is_a_rotation() -> None:
+    # The paper's reason for the form: the product of two positions' vectors depends on their distance alone.
+    vectors = sinusoidal(torch.arange(40), 16, torch.float64)
+    products = vectors @ vectors.T
+    torch.testing.assert_close(products[:-7, 7:].diagonal(), products[0, 7].expand(33), rtol=0, atol=1e-5)
+    assert (products[:-7, 7:].diagonal() - products[0, 8]).abs().min() > 1e-3

@@ -1,4 +1,4 @@
-"""Rotary position embedding (Su et al. 2021), computed from positions, with no buffer. Knows no model."""
+"""Positions: rotary (Su et al. 2021) and sinusoidal (Vaswani et al. 2017), computed, with no buffer. Knows no model."""
 
 from __future__ import annotations
 
@@ -44,3 +44,15 @@ def rotate(
     first, second = heads.chunk(2, dim=-1)
     cosine, sine = cosine.to(heads.dtype), sine.to(heads.dtype)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
+
+
+def sinusoidal(
+    positions: Int[Tensor, "*batch time"], dim: int, dtype: torch.dtype
+) -> Float[Tensor, "*batch time {dim}"]:
+    """Returns the vector that is added at each position (Vaswani et al. 2017, section 3.5), computed in fp32.
+
+    Element `2i` is `sin(position / 10000^(2i / dim))`, element `2i + 1` its cosine.
+    """
+    exponent = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
+    angles = positions[..., None].float() / 10000.0**exponent
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :dim].to(dtype)

@@ -215,6 +215,6 @@ def _network() -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("GPT", "Block", "Attention", "example"):
+    if name not in ("GPT", "Block", "example"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(_network(), name)

@@ -1,113 +1,47 @@
-"""The network of the decoder-only Transformer: attention, block, model. What its config says, see `__init__.py`.
+"""The network of the decoder-only Transformer: the model around the blocks. What its config says, see `__init__.py`.
 
 Knows blocks; knows no file format (see `checkpoint/convert/`), no objective and no data.
 """
 
 from __future__ import annotations
 
-import functools
 import math
 from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dougong.core import seed as seeds
 from dougong.core.errors import UsageError
 from dougong.models.gpt import GPTConfig
-from dougong.nn.attention import attention_by_formula, attention_fused, visible
-from dougong.nn.cache import KVCache, KVLayer
+from dougong.nn.attention import visible
+from dougong.nn.cache import KVCache
 from dougong.nn.dropout import dropout
-from dougong.nn.feedforward import FeedForward, GatedFeedForward
 from dougong.nn.init import Embedding, Linear, draw_normal
 from dougong.nn.norm import make_norm
-from dougong.nn.position import frequencies, rotary, rotate
-
-Rotation = tuple[Float[Tensor, "*broadcast time half"], Float[Tensor, "*broadcast time half"]]
-
-
-class Attention(nn.Module):
-    """Causal self-attention with grouped queries; queries, keys and values come from one fused product."""
-
-    def __init__(self, config: GPTConfig):
-        super().__init__()
-        self.heads, self.kv_heads, self.head_dim = config.num_heads, config.kv_heads, config.width_of_head
-        self.attention_dropout = config.attention_dropout
-        width = self.heads * self.head_dim
-        self.qkv = Linear(config.dim, width + 2 * self.kv_heads * self.head_dim, bias=config.bias)
-        self.query_norm, self.key_norm = (
-            make_norm(config.norm, self.head_dim, config.norm_eps, config.bias) if config.qk_norm else nn.Identity()
-            for _ in range(2)
-        )
-        self.output = Linear(width, config.dim, bias=config.bias)
-
-    def forward(
-        self,
-        hidden: Float[Tensor, "batch time dim"],
-        rotation: Rotation | None = None,
-        mask: Bool[Tensor, "*batch time keys"] | None = None,
-        memory: KVLayer | None = None,
-        noise: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch time dim"]:
-        """Returns each position's mixture of what it may see. Arguments are those of `Block.forward`."""
-        heads = rearrange(
-            self.qkv(hidden), "batch time (heads head_dim) -> batch heads time head_dim", head_dim=self.head_dim
-        )
-        query, key, value = heads.split((self.heads, self.kv_heads, self.kv_heads), dim=1)
-        query, key = self.query_norm(query), self.key_norm(key)
-        if rotation is not None:
-            query, key = rotate(query, *rotation), rotate(key, *rotation)
-        if memory is not None:
-            key, value = memory.extend(key, value)
-        if self.attention_dropout and noise is not None:
-            drop = functools.partial(dropout, probability=self.attention_dropout, noise=noise, place=0)
-            mixed = attention_by_formula(query, key, value, mask, drop)
-        else:
-            mixed = attention_fused(query, key, value, mask)
-        return self.output(rearrange(mixed, "batch heads time head_dim -> batch time (heads head_dim)"))
+from dougong.nn.position import frequencies, rotary
+from dougong.nn.transformer import Block, BlockShape, Rotation
 
 
-class Block(nn.Module):
-    """One layer: `x + attention(norm(x))`, then `x + feedforward(norm(x))`.
-
-    All blocks of a model run the same code on the same shapes (a layer's own noise comes as an argument), so that one
-    compiled block serves all.
-    """
-
-    def __init__(self, config: GPTConfig, layer: int):
-        super().__init__()
-        self.band = config.band_of(layer)
-        self.dropout = config.dropout
-        network = GatedFeedForward if config.gated_mlp else FeedForward
-        self.attention_norm = make_norm(config.norm, config.dim, config.norm_eps, config.bias)
-        self.attention = Attention(config)
-        self.feedforward_norm = make_norm(config.norm, config.dim, config.norm_eps, config.bias)
-        self.feedforward = network(config.dim, config.width_of_mlp, config.activation, config.bias)
-
-    def forward(
-        self,
-        hidden: Float[Tensor, "batch time dim"],
-        rotation: Rotation | None = None,
-        mask: Bool[Tensor, "*batch time keys"] | None = None,
-        memory: KVLayer | None = None,
-        noise: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch time dim"]:
-        """Returns the residual stream after this layer.
-
-        Args:
-            hidden: The residual stream.
-            rotation: Cosines and sines of the positions, where they are rotary.
-            mask: Which keys each query may see; None is causal.
-            memory: This layer's part of the cache.
-            noise: This layer's own key per row; None switches dropout off.
-        """
-        mixed = self.attention(self.attention_norm(hidden), rotation, mask, memory, noise)
-        hidden = hidden + dropout(mixed, self.dropout, noise, place=1)
-        transformed = self.feedforward(self.feedforward_norm(hidden))
-        return hidden + dropout(transformed, self.dropout, noise, place=2)
+def block_shape(config: GPTConfig) -> BlockShape:
+    """Returns what the blocks are made of: all of a model's are alike, but for the mask that they are given."""
+    return BlockShape(
+        dim=config.dim,
+        num_heads=config.num_heads,
+        hidden_dim=config.width_of_mlp,
+        num_kv_heads=config.kv_heads,
+        head_dim=config.width_of_head,
+        activation=config.activation,
+        gated=config.gated_mlp,
+        norm=config.norm,
+        norm_eps=config.norm_eps,
+        bias=config.bias,
+        qk_norm=config.qk_norm,
+        dropout=config.dropout,
+        attention_dropout=config.attention_dropout,
+    )
 
 
 class GPT(nn.Module):
@@ -145,7 +79,7 @@ class GPT(nn.Module):
         self.token_embedding = Embedding(config.vocab_size, config.dim)
         learned = config.position == "learned"
         self.position_embedding = Embedding(config.max_seq_len, config.dim) if learned else None
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.num_layers))
+        self.blocks = nn.ModuleList(Block(block_shape(config)) for _ in range(config.num_layers))
         self.final_norm = make_norm(config.norm, config.dim, config.norm_eps, config.bias)
         self.unembedding = None if config.tie_embeddings else Linear(config.dim, config.vocab_size, bias=False)
 
