@@ -5,21 +5,24 @@ Knows pydantic; does not know YAML, files or line numbers (see `recipe.py`), and
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib
 import pkgutil
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType, UnionType
-from typing import Annotated, Any, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, NamedTuple, TypeVar, Union, get_args, get_origin
 
 import pydantic
 from pydantic_core import PydanticCustomError, core_schema
 
 from dougong.core.errors import RecipeError, UsageError
+from dougong.core.sentence import did_you_mean as did_you_mean
+from dougong.core.sentence import path_text as path_text
+from dougong.core.sentence import sentence_of
+from dougong.core.sentence import shown as shown
 
 C = TypeVar("C", bound="Config")
 
@@ -122,22 +125,6 @@ def try_validate(
         return None, list(_complaints(error, config_class, values, tuple(prefix)))
 
 
-def path_text(path: Sequence[str | int]) -> str:
-    """Returns `train.optimizer.betas[1]` for ("train", "optimizer", "betas", 1)."""
-    text = ""
-    for key in path:
-        text += f"[{key}]" if isinstance(key, int) else f".{key}" if text else str(key)
-    return text
-
-
-def did_you_mean(word: str, known: Sequence[str], prefix: str = "") -> str:
-    """Returns ` Did you mean X?` for the nearest of the known words, or a list of them, or nothing."""
-    near = difflib.get_close_matches(str(word), known, n=1, cutoff=0.6)
-    if near:
-        return f" Did you mean {prefix}{near[0]}?"
-    return f" Known: {', '.join(sorted(known))}." if 0 < len(known) <= 40 else ""
-
-
 def _complaints(
     error: pydantic.ValidationError, config_class: type[Config], values: Any, prefix: tuple[str | int, ...]
 ) -> Iterator[Complaint]:
@@ -152,16 +139,27 @@ def _complaints(
         deeper = any(len(other) > len(path) and other[: len(path)] == path for other in places)
         items = [item for item in items if not (deeper and item["type"].endswith("_type"))]
         for field, text in [fault for item in items if item["type"] == "faults" for fault in item["ctx"]["faults"]]:
-            inside = (*path, *_keys(field))
+            inside = prefix + _as_written((*path, *_keys(field))[len(prefix) :], values)
             yield Complaint(inside, f"{path_text(inside)} {text}")
         items = [item for item in items if item["type"] != "faults"]
         if items:
-            yield Complaint(path, _sentence(items, path, known[path]))
+            yield Complaint(path, sentence_of(items, path, known[path]))
 
 
 def _keys(field: str) -> list[str | int]:
     """Returns ("betas", 1) for a fault's field `betas[1]`."""
     return [int(index) if index else word for word, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", field)]
+
+
+def _as_written(path: tuple[str | int, ...], values: Any) -> tuple[str | int, ...]:
+    """Returns a path without the keys that a short form leaves out: `conv` for `conv.dim`, where `conv: 128` stands."""
+    written: list[str | int] = []
+    for key in path:
+        if isinstance(key, str) and isinstance(values, (str, int, float, list, tuple)):
+            continue
+        written.append(key)
+        values = _inside(values, key)
+    return tuple(written)
 
 
 def _walk(
@@ -173,6 +171,7 @@ def _walk(
     user never wrote that step, so it is dropped.
     """
     here: Any = config_class
+    whole = values
     known: list[str] = []
     path: list[str | int] = []
     for key in loc:
@@ -182,6 +181,9 @@ def _walk(
             continue
         path.append(key)
         here = members[0].config_of(values) if isinstance(members[0], Part) else members[0]
+        if isinstance(here, Keyed):
+            known, here, values = [], here.kinds().get(str(key)), _inside(values, key)
+            continue
         if isinstance(here, type) and issubclass(here, Config):
             known = list(here.model_fields)
             here = _field_type(here, key) if key in known else None
@@ -191,7 +193,7 @@ def _walk(
         values = _inside(values, key)
     members = _alternatives(here)
     tags = [tag for member in members if len(members) > 1 for tag in _tags(member)]
-    return tags or known, tuple(path)
+    return tags or known, _as_written(tuple(path), whole)
 
 
 def _inside(values: Any, key: Any) -> Any:
@@ -207,15 +209,15 @@ def named_alternatives(config_class: type[Config], field: str) -> dict[str, type
 
 
 def _field_type(config_class: type[Config], name: Any) -> Any:
-    """Returns a field's annotation, or the `Part` that says how its config is found."""
+    """Returns a field's annotation, or the `Part` or `Keyed` that says how its config is found."""
     field = config_class.model_fields[name]
-    return next((item for item in field.metadata if isinstance(item, Part)), field.annotation)
+    return next((item for item in field.metadata if isinstance(item, (Part, Keyed))), field.annotation)
 
 
 def _alternatives(annotation: Any) -> list[Any]:
     """Returns the types an annotation allows: without `None` and without the metadata of `Annotated`."""
     while get_origin(annotation) is Annotated:
-        part = next((item for item in annotation.__metadata__ if isinstance(item, Part)), None)
+        part = next((item for item in annotation.__metadata__ if isinstance(item, (Part, Keyed))), None)
         annotation = part or annotation.__origin__
     if get_origin(annotation) not in (Union, UnionType):
         return [annotation]
@@ -241,76 +243,6 @@ def _tags(config_class: Any) -> tuple[Any, ...]:
     """Returns the names that a config of alternatives goes by."""
     field = getattr(config_class, "model_fields", {}).get("name")
     return getattr(field.annotation, "__args__", ()) if field is not None else ()
-
-
-_ABSENT = object()
-_WISHES = {
-    "int_type": "an integer",
-    "int_from_float": "an integer",
-    "float_type": "a number",
-    "bool_type": "true or false",
-    "string_type": "a string",
-    "path_type": "a path",
-    "is_instance_of": "a path",
-    "list_type": "a list",
-    "tuple_type": "a list",
-    "dict_type": "a section of keys and values",
-    "model_type": "a section of keys and values",
-    "model_attributes_type": "a section of keys and values",
-    "finite_number": "a finite number",
-    "literal_error": "{expected}",
-    "greater_than": "greater than {gt}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt}",
-    "less_than_equal": "at most {le}",
-    "multiple_of": "a multiple of {multiple_of}",
-    "string_too_short": "a string of {min_length} or more characters",
-    "string_too_long": "a string of no more than {max_length} characters",
-    "string_pattern_mismatch": "of the form {pattern}",
-    "too_short": "a list of {min_length} or more items",
-    "too_long": "a list of no more than {max_length} items",
-}
-
-
-def _sentence(items: Sequence[Any], path: tuple[str | int, ...], known: Sequence[str]) -> str:
-    where, item = path_text(path) or "the recipe", items[0]
-    kind, context = item["type"], item.get("ctx", {})
-    if kind == "extra_forbidden":
-        parent = path_text(path[:-1])
-        return f"{where} is not an option.{did_you_mean(str(path[-1]), known, parent + '.' if parent else '')}"
-    if kind == "missing":
-        return f"{where} is required, but absent. Add it."
-    if kind in ("union_tag_invalid", "union_tag_not_found"):
-        tag = context.get("tag", _ABSENT)
-        names = re.findall(r"'([^']+)'", context["expected_tags"]) if "expected_tags" in context else list(known)
-        if tag is _ABSENT:
-            return f"{where}.name is required, but absent. Known: {', '.join(names)}."
-        return f"{where}.name must be a known name, but is {shown(tag)}.{did_you_mean(str(tag), names)}"
-    if kind in ("value_error", "assertion_error"):
-        return f"{where} {item['msg'].split(', ', 1)[-1]}"
-    wishes = dict.fromkeys(_wish(item) for item in items)
-    literals = [word for item in items for word in re.findall(r"'([^']+)'", item.get("ctx", {}).get("expected", ""))]
-    near = difflib.get_close_matches(item["input"], literals, n=1) if isinstance(item["input"], str) else []
-    return f"{where} must be {' or '.join(wishes)}, but is {shown(item['input'])}." + "".join(
-        f" Did you mean {word!r}?" for word in near
-    )
-
-
-def _wish(item: Any) -> str:
-    """Returns what one alternative of a field wants, as it follows the words `must be`."""
-    known = _WISHES.get(item["type"])
-    if known is not None:
-        return known.format(**item.get("ctx", {}))
-    wish = item["msg"].removeprefix("Input should be ").rstrip(".")
-    return wish[0].lower() + wish[1:]
-
-
-def shown(value: Any) -> str:
-    """Returns a value as a person wrote it in YAML, cut to a line: `true`, `null`, `'some'`, `[1, 2]`."""
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    text = repr(list(value) if isinstance(value, tuple) else value)
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 @dataclass(frozen=True)
@@ -362,6 +294,114 @@ class Part:
     def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
         parts = [find_part(self.kind, name).PART for name in part_names(self.kind)]
         return handler(core_schema.union_schema([part.__pydantic_core_schema__ for part in parts]))
+
+
+class Form(Config):
+    """A config that is written below its own word: `{conv: {dim: 128}}`, or `{conv: 128}`, or `conv`.
+
+    Attributes:
+        word: What it is called.
+        main: The field that a value beside the word fills; None where there is no such field.
+        given_name: What it was named by an `as` beside the word, or None.
+    """
+
+    word: ClassVar[str] = ""
+    main: ClassVar[str | None] = None
+    _given_name: str | None = pydantic.PrivateAttr(default=None)
+
+    @property
+    def given_name(self) -> str | None:
+        """The name that stands beside the word as `as`."""
+        return self._given_name
+
+    def with_name(self, name: str | None) -> Form:
+        """Returns the same config under a name."""
+        named = self.model_copy()
+        named._given_name = name
+        return named
+
+    @pydantic.model_serializer(mode="wrap")
+    def _below_its_word(self, inner: Any) -> dict[str, Any]:
+        fields = type(self).model_fields
+        inside = inner(self).items()
+        body = {key: value for key, value in inside if value is not None or fields[key].default is not None}
+        return {self.word: body} | ({"as": self._given_name} if self._given_name else {})
+
+
+@dataclass(frozen=True)
+class Keyed:
+    """Marks a field whose config is written below its word: `Annotated[Stage, Keyed("stage", stages)]`; see `Form`.
+
+    Attributes:
+        what: What all of them are, for a sentence.
+        kinds: Returns the configs by their words. Asked when the first recipe is read, so that a config may hold its
+            own kind.
+        named: Whether each may be given a name by `as`.
+    """
+
+    what: str
+    kinds: Callable[[], Mapping[str, type[Form]]]
+    named: bool = False
+
+    def validate(self, values: Any) -> Form:
+        """Returns the config; the complaints are pydantic's, so that they are collected with all others."""
+        if isinstance(values, Form):
+            return values
+        words = dict.fromkeys([values]) if isinstance(values, str) else values
+        if not isinstance(words, dict):
+            raise _fault(f"must be a {self.what}, but is {shown(values)}. Write its word, such as {min(self.kinds())}.")
+        words = dict(words)
+        name = words.pop("as", None) if self.named else None
+        if name is not None and not (isinstance(name, str) and re.fullmatch("[a-z][a-z0-9_]*", name)):
+            raise _fault("must be a word of small letters, digits and _, but is " + shown(name) + ".", "as")
+        if len(words) != 1:
+            raise _fault(self._not_one(list(words)))
+        ((word, body),) = words.items()
+        if word not in self.kinds():
+            raise _fault(f"must be a {self.what}, but {word!r} is none.{did_you_mean(word, list(self.kinds()))}")
+        form = self.kinds()[word]
+        if body is not None and not isinstance(body, dict) and form.main is not None:
+            body = {form.main: body}
+        try:
+            return form.model_validate({} if body is None else body).with_name(name)
+        except pydantic.ValidationError as error:
+            raise _below(word, error) from None
+
+    def _not_one(self, words: list[str]) -> str:
+        """Returns the complaint about a section that has not exactly one word."""
+        known = [word for word in words if word in self.kinds()]
+        rest = [word for word in words if word not in known]
+        if not words:
+            return f"must have the word of a {self.what} as its key, but is empty. Remove it."
+        if len(known) == 1 and all(word in self.kinds()[known[0]].model_fields for word in rest):
+            return f"must have one key, but has {', '.join(words)}. Indent {', '.join(rest)} below {known[0]}."
+        return f"must have one key, but has {', '.join(words)}. Begin a line of its own, with a dash, for each."
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> core_schema.CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.validate)
+
+    def __get_pydantic_json_schema__(self, schema: Any, handler: Any) -> dict[str, Any]:
+        words = list(self.kinds())
+        section = {"type": "object", "properties": {word: {} for word in words}, "additionalProperties": False}
+        if self.named:
+            section["properties"] |= {"as": {"type": "string"}}  # type: ignore[operator]
+        return {"anyOf": [{"enum": words}, section]}
+
+
+def _fault(text: str, field: str = "") -> PydanticCustomError:
+    return PydanticCustomError("faults", "not of this form", {"faults": [Fault(field, text)]})
+
+
+def _below(word: str, error: pydantic.ValidationError) -> pydantic.ValidationError:
+    """Returns the same complaints, each one step further down."""
+    details = []
+    for item in error.errors(include_url=False):
+        context = item.get("ctx", {})
+        custom = item["type"] in ("faults", "union_tag_invalid", "union_tag_not_found")
+        kind = PydanticCustomError(item["type"], "below", context) if custom else item["type"]  # type: ignore[arg-type]
+        place = {"loc": (word, *item["loc"]), "input": item["input"], "ctx": {} if custom else context}
+        details.append({"type": kind, **place})
+    return pydantic.ValidationError.from_exception_data(error.title, details)  # type: ignore[arg-type]
 
 
 def find_part(kind: str, name: str) -> ModuleType:
