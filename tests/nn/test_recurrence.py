@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dougong.nn.recurrence import GATES, Recurrence, reversal, turned
+from dougong.nn.recurrence import Recurrence, reversal, turned
+from dougong.nn.scan import GATES
 from tests.nn.padding import LENGTHS, filled, gap_to_alone, rows
 from tests.nn.test_init import Operations
 

@@ -1,22 +1,19 @@
 """Recurrent networks: plain (Elman 1990), GRU (Cho et al. 2014), LSTM (Hochreiter and Schmidhuber 1997).
 
-The loop over time is torch's kernel. Both directions of a padded row are those of the row alone: the backward one
+The loop over time is in `scan.py`. Both directions of a padded row are those of the row alone: the backward one
 reads each row reversed within its own length. Knows no model.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from dougong.nn.mask import at, blanked, lengths_of
-
-Kind = Literal["rnn", "gru", "lstm"]
-GATES: dict[Kind, int] = {"rnn": 1, "gru": 3, "lstm": 4}
+from dougong.nn.scan import GATES, Kind, scan
 
 
 class Recurrence(nn.Module):
@@ -83,12 +80,7 @@ class Recurrence(nn.Module):
         """Runs one direction of one layer from the first place to the last."""
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh") if self.has_bias else ("weight_ih", "weight_hh")
         weights = [getattr(self, f"{name}_{place}") for name in names]
-        start = hidden.new_zeros(1, len(hidden), self.hidden_dim)
-        settings = (self.has_bias, 1, 0.0, torch.is_grad_enabled(), False, True)
-        if self.kind == "lstm":
-            return torch._VF.lstm(hidden, (start, start), weights, *settings)[0]
-        scan = torch._VF.gru if self.kind == "gru" else torch._VF.rnn_tanh
-        return scan(hidden, start, weights, *settings)[0]
+        return scan(self.kind, hidden, weights)
 
 
 def reversal(
