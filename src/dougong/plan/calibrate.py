@@ -1,0 +1,193 @@
+"""What this machine takes for the operations of training, measured once in some seconds and kept in the cache folder.
+
+A calibration is a table per kernel: seconds over sizes. Reading it between its points is arithmetic. Knows no model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dougong.core import files
+from dougong.core.errors import FileError
+from dougong.data.datasets.text import cache_folder
+from dougong.plan.kernels import Kernel, kernels
+from dougong.plan.machine import machine_name
+
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class Table:
+    """Seconds of a kernel over the sizes of its axes.
+
+    Attributes:
+        axes: The sizes, rising.
+        seconds: One for each combination, the last axis fastest.
+    """
+
+    axes: tuple[tuple[float, ...], ...]
+    seconds: tuple[float, ...]
+
+    def at(self, *point: float) -> float:
+        """Returns the seconds at any sizes: between points linear in the logarithms, above them in proportion.
+
+        Below the smallest size it is what the smallest one takes: there a call costs more than what it does.
+        """
+        beyond, corners = 1.0, [(0, 1.0)]
+        for sizes, value in zip(self.axes, point, strict=True):
+            inside = min(max(value, sizes[0]), sizes[-1])
+            beyond *= max(1.0, value / sizes[-1])
+            shares = _shares(sizes, inside)
+            corners = [(i * len(sizes) + k, weight * share) for i, weight in corners for k, share in shares]
+        return beyond * math.exp(sum(weight * math.log(self.seconds[place]) for place, weight in corners if weight))
+
+
+def _shares(sizes: tuple[float, ...], value: float) -> list[tuple[int, float]]:
+    """Returns the sizes beside a value, by number, and how much each of them counts."""
+    upper = next(number for number, size in enumerate(sizes) if size >= value)
+    if upper == 0:
+        return [(0, 1.0)]
+    share = math.log(value / sizes[upper - 1]) / math.log(sizes[upper] / sizes[upper - 1])
+    return [(upper - 1, 1.0 - share), (upper, share)]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a machine takes.
+
+    Attributes:
+        machine: Which one, as `machine_name` tells it.
+        tables: Seconds of each of `kernels()` over its sizes.
+        overheads: Seconds that the interpreter and autograd add to an operation: `forward`, `backward`, of a `view`,
+            and of the `update` of a parameter.
+        seconds: How long it took to measure.
+    """
+
+    machine: str
+    tables: Mapping[str, Table]
+    overheads: Mapping[str, float]
+    seconds: float
+
+
+def calibrate(seconds: float = 20.0, folder: Path | None = None) -> Calibration:
+    """Measures this machine's processor, and keeps what is found for `calibration`.
+
+    Args:
+        seconds: About how long; the largest sizes are run at least twice, whatever it is.
+        folder: Where to keep it; absent: the cache folder.
+
+    Raises:
+        ResourceError: The folder cannot be written to.
+    """
+    begin = time.perf_counter()
+    every = kernels()
+    points = sum(math.prod(map(len, kernel.axes)) for kernel in every.values())
+    with torch.random.fork_rng(devices=[]):
+        overheads = _overheads()
+        tables = {name: _table(kernel, 0.5 * seconds / points) for name, kernel in every.items()}
+    found = Calibration(machine_name(), tables, overheads, time.perf_counter() - begin)
+    path = _path(folder)
+    with files.explained(path.parent, "written"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, _written(found))
+    return found
+
+
+def calibration(folder: Path | None = None) -> Calibration | None:
+    """Returns what was measured of this machine earlier; None if nothing, or with other kernels than today's.
+
+    Raises:
+        FileError: The file is no calibration.
+    """
+    path = _path(folder)
+    return _read(path) if path.exists() else None
+
+
+def _path(folder: Path | None) -> Path:
+    digest = hashlib.sha256(machine_name().encode()).hexdigest()[:16]
+    return (folder or cache_folder()) / f"calibration-{digest}.json"
+
+
+def _table(kernel: Kernel, budget: float) -> Table:
+    """Returns the seconds of a kernel, each point measured twice, some time apart, for about a budget of seconds."""
+    points = list(itertools.product(*kernel.axes))
+    rounds = [[_measured(kernel.make(*point), 0.5 * budget) / kernel.calls for point in points] for _ in range(2)]
+    return Table(kernel.axes, tuple(map(min, *rounds)))
+
+
+def _measured(call: Callable[[], object], budget: float) -> float:
+    """Returns the lower quartile of a call's seconds, after a first one: what others do here at times is left out."""
+    call()
+    found: list[float] = []
+    end = time.perf_counter() + budget
+    while not found or time.perf_counter() < end:
+        begin = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - begin)
+    return sorted(found)[len(found) // 4]
+
+
+def _overheads(count: int = 200) -> dict[str, float]:
+    """Returns the seconds that an operation on a few numbers takes in a graph of many."""
+    start = torch.ones(8, requires_grad=True)
+
+    def chain(call: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        value = start
+        for _ in range(count):
+            value = call(value)
+        return value
+
+    scale, turn = (lambda x: x * 1.5), (lambda x: x.view(-1))
+    output = chain(scale)
+    slope = torch.ones_like(output)
+    return {
+        "forward": _measured(lambda: chain(scale), 0.1) / count,
+        "backward": _measured(lambda: torch.autograd.grad(output, start, slope, retain_graph=True), 0.1) / count,
+        "view": _measured(lambda: chain(turn), 0.1) / count,
+        "update": (_measured(_update(count), 0.1) - _measured(_update(1), 0.1)) / count,
+    }
+
+
+def _update(count: int) -> Callable[[], object]:
+    """Returns AdamW's step over so many parameters of few numbers."""
+    parameters = [torch.nn.Parameter(torch.ones(8)) for _ in range(count)]
+    for parameter in parameters:
+        parameter.grad = torch.full_like(parameter, 0.1)
+    return torch.optim.AdamW(parameters, lr=1e-4, fused=True).step
+
+
+def _written(found: Calibration) -> dict[str, Any]:
+    tables = {name: {"axes": table.axes, "seconds": table.seconds} for name, table in found.tables.items()}
+    return {
+        "version": VERSION,
+        "machine": found.machine,
+        "seconds": found.seconds,
+        "overheads": dict(found.overheads),
+        "tables": tables,
+    }
+
+
+def _read(path: Path) -> Calibration | None:
+    content = files.read_json(path)
+    if isinstance(content, dict) and content.get("version") != VERSION:
+        return None
+    try:
+        tables = {
+            name: Table(tuple(map(tuple, table["axes"])), tuple(map(float, table["seconds"])))
+            for name, table in content["tables"].items()
+        }
+        found = Calibration(content["machine"], tables, content["overheads"], content["seconds"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise FileError(f"{path} must be a calibration, but is not. Remove it, and calibrate again.") from error
+    every = kernels()
+    fits = tables.keys() == every.keys() and all(tables[name].axes == kernel.axes for name, kernel in every.items())
+    return found if fits else None
