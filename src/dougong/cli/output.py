@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-_NAMES = {"loss": "loss, nats per token", "bits_per_byte": "bits per byte"}
+_NAMES = {"bits_per_byte": "bits per byte", "macro_f1": "F1, mean of the classes"}
 
 
 def show_json(value: Any) -> None:
@@ -26,12 +26,14 @@ def _finite(value: Any) -> Any:
 
 def show_figures(figures: Mapping[str, float]) -> None:
     """Prints the figures of an evaluation in lines, each with its interval, and the compressors' beside."""
+    of = " per token" if "perplexity" in figures else ""
     for name, value in figures.items():
         if name.endswith(("_low", "_high")):
             continue
         low, high = figures.get(f"{name}_low"), figures.get(f"{name}_high")
         interval = f"  (95 %: {low:.4f} to {high:.4f})" if low is not None and high is not None else ""
-        print(f"  {_label(name):<24}{value:>10.4f}{interval}")
+        label = f"loss, nats{of}" if name == "loss" else _label(name)
+        print(f"  {label:<24}{value:>10.4f}{interval}")
 
 
 def _label(name: str) -> str:

@@ -51,5 +51,8 @@ def train(
         f"{done.folder}: {done.reason} after {done.steps:,} steps, {duration(done.seconds)} in this call. Validation:"
     )
     show_figures(done.metrics)
+    if not done.writes_text:
+        print(f"Curves: {done.folder / 'report.html'}. The model: {done.folder / 'model'}")
+        return
     prompt = shlex.quote(next((text for text in done.recipe.train.samples.prompts if text.strip()), "Once"))
     print(f"Curves: {done.folder / 'report.html'}. Let it write: dougong generate {done.folder} {prompt}")

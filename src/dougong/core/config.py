@@ -71,6 +71,10 @@ class Config(pydantic.BaseModel):
             raise PydanticCustomError("faults", "faults between fields", {"faults": found})
         return self
 
+    def takes(self, name: str) -> bool:
+        """Tells whether a number that the data decides (`vocab_size`, `num_classes`) can be set here."""
+        return name in type(self).model_fields
+
     def replace(self: C, **changes: Any) -> C:
         """Returns a validated copy with the given fields changed.
 

@@ -127,7 +127,8 @@ class WordsConfig(Config):
         counts = Counter(
             word for text in training() for word, _ in cutter.pre_tokenize_str(normalizer.normalize_str(text))
         )
-        kept = sorted((word for word, count in counts.items() if count >= self.min_count), key=lambda w: (-counts[w], w))
+        frequent = (word for word, count in counts.items() if count >= self.min_count)
+        kept = sorted(frequent, key=lambda word: (-counts[word], word))
         if not kept:
             raise FileError(
                 f"the text must have words to make a vocabulary of, but none stands there {self.min_count} times. "

@@ -188,5 +188,10 @@ def load_language_model(folder: str | Path, precision: str = "auto", device: str
     if not (folder / "config.json").exists() and (folder / "model" / "config.json").exists():
         folder = folder / "model"
     where = choose_device(device)
-    model = load_model(folder, where, choose_precision(precision, where).dtype)
+    model: Any = load_model(folder, where, choose_precision(precision, where).dtype)
+    if not hasattr(model, "new_cache"):
+        raise UsageError(
+            f"{folder} must hold a language model, which writes text, but holds a {model.config.name} that does not. "
+            "Its figures on the validation data: dougong evaluate RUN"
+        )
     return LanguageModel(lay_out_for_decoding(model), Tokenizer.from_folder(folder))

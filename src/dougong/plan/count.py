@@ -21,6 +21,8 @@ from dougong.recipe import Recipe
 from dougong.train.config import AdafactorConfig, OptimizerConfig
 from dougong.train.optim import build_optimizers, optimizer_tensors
 
+DECIDED = ("vocab_size", "num_classes")  # numbers of a model that the data may decide
+
 
 @dataclass(frozen=True)
 class Count:
@@ -83,20 +85,26 @@ def state_bytes(recipe: Recipe) -> int:
 
 
 def known_model(recipe: Recipe) -> Config:
-    """Returns the model's config with the size of its vocabulary, which the tokenizer may give before it is learned.
+    """Returns the model's config with the numbers that the data decides, where they are known before it is read.
 
     Raises:
-        UsageError: Neither gives it.
+        UsageError: One is not.
     """
-    model: Any = recipe.model
-    if getattr(model, "vocab_size", 0) is not None:
-        return model
-    size = getattr(getattr(recipe.data, "tokenizer", None), "vocab_size", None)
-    if size is None:
+    model, unknown = foreseen_model(recipe)
+    if unknown:
         raise UsageError(
-            "model.vocab_size must be known to count, but the tokenizer learns it from the data. Set model.vocab_size."
+            f"model.{unknown[0]} must be known to count, but is decided by the data when it is read. "
+            f"Set model.{unknown[0]}."
         )
-    return model.replace(vocab_size=size)
+    return model
+
+
+def foreseen_model(recipe: Recipe) -> tuple[Config, list[str]]:
+    """Returns the same, and the names of the numbers that only reading the data will give."""
+    model: Any = recipe.model
+    of_data: Any = getattr(recipe.data, "foreseen", dict)
+    known, open_ = of_data(), [n for n in DECIDED if model.takes(n) and getattr(model, n) is None]
+    return model.replace(**{n: known[n] for n in open_ if n in known}), [n for n in open_ if n not in known]
 
 
 def build_on_meta(config: Config) -> nn.Module:

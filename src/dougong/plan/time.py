@@ -22,7 +22,8 @@ class Trace(Protocol):
     """What is read of a trace."""
 
     @property
-    def operations(self) -> Sequence[Operation]: ...
+    def operations(self) -> Sequence[Operation]:
+        """The operations of one step, in their order."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ SHEET = (0.6, 1.8)
 """The same where only the data sheet is known: no accelerator was measured."""
 
 PRODUCTS_REACH, BYTES_REACH, LAUNCH = 0.6, 0.8, 5e-6
-"""Shares of an accelerator's peaks that large operations reach, and seconds below which none is started after another."""
+"""Shares of an accelerator's peaks that large operations reach, and the seconds that each takes at least."""
 
 
 def step_time(trace: Trace, machine: Calibration | Hardware) -> Estimate:
@@ -60,11 +61,12 @@ def step_time(trace: Trace, machine: Calibration | Hardware) -> Estimate:
         machine: This one's calibration, or an accelerator by its data sheet.
     """
     kinds: dict[str, float] = {}
-    sheet = isinstance(machine, Hardware)
     for operation in trace.operations:
-        kind, seconds = _on_sheet(operation, machine) if sheet else calibrated(operation, machine)
+        kind, seconds = (
+            _on_sheet(operation, machine) if isinstance(machine, Hardware) else calibrated(operation, machine)
+        )
         kinds[kind] = kinds.get(kind, 0.0) + seconds
-    low, high = SHEET if sheet else CALIBRATED
+    low, high = SHEET if isinstance(machine, Hardware) else CALIBRATED
     middle = sum(kinds.values())
     parts = dict(sorted(kinds.items(), key=lambda item: -item[1]))
     return Estimate(low * middle, middle, high * middle, parts)

@@ -12,7 +12,9 @@ from dougong.recipe.recipe import Recipe, to_yaml
 from dougong.run.parts import Parts
 
 _FIGURES = {
-    "loss": "loss (nats per token)",
+    "loss": "loss (nats)",
+    "accuracy": "accuracy",
+    "macro_f1": "F1, mean over the classes",
     "perplexity": "perplexity",
     "bits_per_byte": "bits per byte",
     "gzip_bits_per_byte": "bits per byte of gzip -9 on the same text",
@@ -23,11 +25,11 @@ _FIGURES = {
 def write_card(parts: Parts, parameters: int, metrics: Mapping[str, float], steps: int) -> str:
     """Returns the text of the card."""
     recipe, data = parts.recipe, parts.data
-    title = recipe.title or "A language model"
+    title = recipe.title or f"A model for {recipe.task.name.replace('_', ' ')}"  # type: ignore[attr-defined]
     front = {
         "license": "other" if data.licence != "unknown" else "unknown",
         **({"license_name": data.licence.lower()} if data.licence != "unknown" else {}),
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": parts.task.pipeline_tag,
         "tags": ["dougong", recipe.model.name],  # type: ignore[attr-defined]
     }
     rows = "\n".join(f"| {name} | {_figure(metrics, key)} |" for key, name in _FIGURES.items() if key in metrics)
@@ -40,7 +42,7 @@ def write_card(parts: Parts, parameters: int, metrics: Mapping[str, float], step
 
 ## Size
 
-{parameters:,} parameters; context of {data.seq_len:,} tokens; vocabulary of {parts.model.vocab_size:,} tokens.
+{parameters:,} parameters{_sizes(parts)}.
 
 ## Data
 
@@ -50,10 +52,10 @@ for whoever shares them to judge.
 {_counts(data.counts)}
 ## How it was trained
 
-{steps:,} steps, {parts.sizes().start(steps) * data.seq_len:,} tokens, {_optimizer(recipe)}. The whole recipe is
+{steps:,} steps, {parts.items(steps):,} {parts.task.item}, {_optimizer(recipe)}. The whole recipe is
 `recipe.yaml` in the folder of the run.
 
-## Figures on the validation text
+## Figures on the validation data
 
 | figure | value |
 | --- | --- |
@@ -61,16 +63,26 @@ for whoever shares them to judge.
 
 ## How to load it
 
+{_WRITING if parts.writes_text else _CLASSIFYING}"""
+
+
+_CLASSIFYING = """
+```python
+from dougong.checkpoint.weights import load_model
+
+model = load_model("path/to/this/folder").eval()
+```
+
+`labels.json` has the names of the classes, in the order of the model's outputs.
+"""
+_WRITING = """
 ```python
 import dougong
 
 lm = dougong.load("path/to/this/folder")
 print(lm.generate("Once", max_new_tokens=100, temperature=0.8))
 ```
-{_TRANSFORMERS}"""
 
-
-_TRANSFORMERS = """
 If `config.json` names a `model_type` other than `dougong-gpt`, it opens in transformers as well:
 
 ```python
@@ -82,9 +94,17 @@ tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 """
 
 
+def _sizes(parts: Parts) -> str:
+    """Returns `; context of 128 tokens; vocabulary of 1,024 tokens`, as far as there are such."""
+    length, vocabulary = getattr(parts.data, "seq_len", None), getattr(parts.model, "vocab_size", None)
+    context = f"; context of {length:,} tokens" if length else ""
+    return context + (f"; vocabulary of {vocabulary:,} tokens" if vocabulary else "")
+
+
 def _figure(metrics: Mapping[str, float], key: str) -> str:
     low, high = metrics.get(f"{key}_low"), metrics.get(f"{key}_high")
-    interval = f" (95 % interval over documents: {low:.3f} to {high:.3f})" if low and high else ""
+    over = "over documents" if key == "bits_per_byte" else "over examples"
+    interval = f" (95 % interval {over}: {low:.3f} to {high:.3f})" if low and high else ""
     return f"{metrics[key]:.4f}{interval}"
 
 

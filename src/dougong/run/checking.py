@@ -35,7 +35,7 @@ from dougong.core.contracts import Batch
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import CheckError
 from dougong.data.loader import Batches, BatchSizes, count
-from dougong.plan.count import build_on_meta, flops_per_sample
+from dougong.plan.count import build_on_meta, flops_per_sample, foreseen_model
 from dougong.plan.memory import step_memory
 from dougong.recipe import Recipe, load, name_of
 from dougong.recipe.sources import Source
@@ -148,7 +148,7 @@ def subject_of(recipe: Recipe, limits: Limits | None = None) -> Subject:
         FileError: The data is broken or too short.
         ResourceError: The memory cannot hold the model.
     """
-    if getattr(recipe.model, "vocab_size", 0) is not None:
+    if not foreseen_model(recipe)[1]:
         require_memory(recipe)
     parts = prepare(recipe)
     recipe = parts.recipe

@@ -55,7 +55,9 @@ def predicted_memory(parts: Parts) -> Memory:
     device = choose_device(train.device)
     kind = device if device.type == "cuda" else torch.device("cpu")  # of other devices' kernels too little is known
     batches, size = parts.batches(), parts.sizes().sizes[-1]
-    one = batches.collate([batches.examples[0]], [0]).to(kind)
+    dataset = parts.data.train[0][0]
+    largest = dataset[dataset.longest] if hasattr(dataset, "longest") else batches.examples[0]
+    one = batches.collate([largest], [0]).to(kind)
     fields = {name: tensor.expand(size, *tensor.shape[1:]) for name, tensor in one.fields.items()}
     dtype = choose_precision(train.precision, device).dtype
     found = step_memory(parts.recipe.model, parts.task, Batch(fields, one.samples.expand(size)), train, dtype)

@@ -37,6 +37,11 @@ class Parts:
         """The model's config."""
         return self.recipe.model
 
+    @property
+    def writes_text(self) -> bool:
+        """Whether what is trained is a language model, whose items are tokens."""
+        return self.task.item == "tokens"
+
     def sizes(self) -> BatchSizes:
         """Returns how many examples each step takes."""
         return batch_sizes(self.recipe.train, count(self.data.train))
@@ -56,7 +61,7 @@ class Parts:
 
     def items(self, steps: int) -> int:
         """Returns how many of the task's items (`task.item`: tokens, examples) so many steps take in."""
-        each = self.data.seq_len if self.task.item == "tokens" else 1
+        each = self.data.seq_len if self.writes_text else 1
         return self.sizes().start(steps) * each
 
 
@@ -74,11 +79,12 @@ def prepare(recipe: Recipe) -> Parts:
     if whole and any(weight is not None for _, weight in data.train):
         raise UsageError("data.sources: a weight has no effect with train.batch_size all. Remove one of the two.")
     length = getattr(data, "seq_len", None)
-    if length is not None and "max_seq_len" in type(model).model_fields:
-        seen = model.replace(max_seq_len=length)  # the task's example is as long as the data's rows
-    else:
-        seen = model
-    return Parts(recipe, data, recipe.task.build(seen, data))  # type: ignore[attr-defined]
+    # The task's example is as long as the data's rows.
+    seen = model.replace(max_seq_len=length) if length is not None and model.takes("max_seq_len") else model
+    parts = Parts(recipe, data, recipe.task.build(seen, data))  # type: ignore[attr-defined]
+    if recipe.train.samples.prompts and not parts.writes_text:
+        raise UsageError("train.samples.prompts has no effect, as the task writes no text. Remove it.")
+    return parts
 
 
 def _prepared(recipe: Recipe) -> Any:
@@ -102,7 +108,7 @@ def _determined(model: Config, decided: dict[str, int]) -> Any:
     """Returns the model with the fields that the data decides; a larger number given by the recipe may stay."""
     changes = {}
     for name, value in decided.items():
-        if name not in type(model).model_fields:
+        if not model.takes(name):
             continue
         given = getattr(model, name)
         if given is None:

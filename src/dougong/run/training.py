@@ -20,7 +20,7 @@ from dougong.core import files, log
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import DougongError, FileError, Preempted
 from dougong.infer.language import LanguageModel, load_language_model
-from dougong.plan.count import count
+from dougong.plan.count import count, foreseen_model
 from dougong.recipe import Recipe, load, name_of
 from dougong.recipe.recipe import to_yaml
 from dougong.recipe.sources import RUN_RECIPE, Source, anchored, model_folder
@@ -47,8 +47,9 @@ class Run:
         recipe: Its recipe, with all that the data decided filled in.
         steps: Updates of the weights, over all resumptions.
         reason: Why it ended: "done" or "early stopping".
-        metrics: The figures of the final weights on the whole validation text, and those of gzip and xz.
+        metrics: The figures of the final weights on all validation data, and those of gzip and xz on a text.
         seconds: Of this call's training.
+        writes_text: Whether it left a language model.
     """
 
     folder: Path
@@ -57,6 +58,7 @@ class Run:
     reason: str
     metrics: Mapping[str, float]
     seconds: float
+    writes_text: bool = True
 
     def summary(self) -> dict[str, Any]:
         """Returns what a machine would want to know of it, as JSON values."""
@@ -137,7 +139,7 @@ def train(
 
 
 def _run(recipe: Recipe, folder: Path, resume: Resume | None, order: Order) -> Run:
-    if getattr(recipe.model, "vocab_size", 0) is not None:
+    if not foreseen_model(recipe)[1]:
         require_memory(recipe)  # before the data is touched, if it can be told by then
     parts = prepare(recipe)
     require_memory(parts.recipe)
@@ -162,7 +164,7 @@ def _run(recipe: Recipe, folder: Path, resume: Resume | None, order: Order) -> R
         if (folder / "run.jsonl").exists():
             write_page(folder)
     metrics = _leave_model(parts, job.model, folder, outcome)
-    return Run(folder, parts.recipe, outcome.steps, outcome.reason, metrics, outcome.seconds)
+    return Run(folder, parts.recipe, outcome.steps, outcome.reason, metrics, outcome.seconds, parts.writes_text)
 
 
 def _require_same_data(parts: Parts, folder: Path, resume: Resume) -> None:
@@ -252,7 +254,7 @@ def _plan(parts: Parts, counted: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "parameters": counted["parameters"],
         "steps": parts.recipe.train.steps,
-        "tokens": parts.tokens(),
+        parts.task.item: parts.items(parts.recipe.train.steps),
         **{name: value for name, value in counted.items() if name != "parameters" and value is not None},
         "data": {
             "source": data.source,
@@ -273,7 +275,7 @@ def _leave_model(parts: Parts, model: nn.Module, folder: Path, outcome: Outcome)
     parameters = sum(p.numel() for p in model.parameters())
     card = write_card(parts, parameters, metrics, outcome.steps)
     assets = {**_assets(parts.data), "README.md": card.encode()}
-    save_model(model, folder / "model", assets, eos_id=parts.data.tokenizer.eot_id)
+    save_model(model, folder / "model", assets, eos_id=parts.data.tokenizer.eot_id if parts.writes_text else None)
     write_page(folder)
     return metrics
 

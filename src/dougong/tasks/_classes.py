@@ -88,6 +88,18 @@ def known(model: Any, data: Any, name: str, task: str) -> Any:
     return found
 
 
+def known_classes(model: Any, data: Any, task: str) -> int:
+    """Returns the number of classes.
+
+    Raises:
+        UsageError: Neither the data nor the model gives it, or the model's head has fewer.
+    """
+    number, there = known(model, data, "num_classes", task), getattr(model, "num_outputs", None)
+    if there is not None and there < number:
+        raise UsageError(f"the model's head must have a number for each of the {number} classes, but has {there}.")
+    return number
+
+
 def example_labels(batch_size: int, number: int, device: torch.device | str) -> Tensor:
     """Returns labels 0, 1, 2, ... over again."""
     return torch.arange(batch_size, device=device) % number

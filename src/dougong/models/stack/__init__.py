@@ -88,6 +88,23 @@ class StackConfig(Config):
         if self.max_seq_len is not None and isinstance(self.input, Image):
             yield Fault("max_seq_len", "has no effect while input is image. Remove it.")
 
+    def takes(self, name: str) -> bool:
+        """Tells whether a number that the data decides has an effect here, so that it may be set."""
+        if name == "num_classes":
+            return _checked(self)[0].classes_wanted
+        return isinstance(self.input, Tokens) if name == "vocab_size" else not isinstance(self.input, Image)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int] | None:
+        """Channels, height and width in pixels of the images it takes; None where it takes none."""
+        given = self.input
+        return (given.channels, given.height, given.width) if isinstance(given, Image) else None
+
+    @property
+    def num_outputs(self) -> int | None:
+        """How many numbers the head gives for each place, if that is known."""
+        return _checked(self)[1].channel
+
     def build(self) -> nn.Module:
         """Returns the model, not yet initialised.
 

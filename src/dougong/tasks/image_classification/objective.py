@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from dougong.core.contracts import Batch, Loss
 from dougong.core.errors import FileError
 from dougong.data.examples import LabelledImage
-from dougong.tasks._classes import Classes, ClassMetrics, example_labels, known, uneven
+from dougong.tasks._classes import Classes, ClassMetrics, example_labels, known, known_classes, uneven
 from dougong.tasks.image_classification import ImageClassificationConfig
 
 
@@ -26,14 +26,16 @@ class ImageClassification:
 
     Attributes:
         item: What a loss's weight counts, as a word for a person.
+        pipeline_tag: What the hub calls models of this kind.
         shape: Channels, height and width, in pixels, of the pictures that the model takes.
     """
 
     item = "examples"
+    pipeline_tag = "image-classification"
 
     def __init__(self, config: ImageClassificationConfig, model: Any, data: Any = None):
         self.shape: tuple[int, int, int] = known(model, None, "image_shape", config.name)
-        number = known(model, data, "num_classes", config.name)
+        number = known_classes(model, data, config.name)
         self.classes = Classes(number, config.label_smoothing, getattr(data, "labels", None))
 
     def collate(self, examples: Sequence[LabelledImage], samples: Sequence[int]) -> Batch:

@@ -32,9 +32,11 @@ class LanguageModeling:
 
     Attributes:
         item: What a loss's weight counts, as a word for a person.
+        pipeline_tag: What the hub calls models of this kind.
     """
 
     item = "tokens"
+    pipeline_tag = "text-generation"
 
     def __init__(self, config: LanguageModelingConfig, seq_len: int, vocab_size: int, tokenizer: Any = None):
         self.config, self.seq_len, self.vocab_size, self.tokenizer = config, seq_len, vocab_size, tokenizer

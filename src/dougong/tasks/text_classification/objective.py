@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dougong.core.contracts import Batch, Loss
 from dougong.data.examples import LabelledText
-from dougong.tasks._classes import Classes, ClassMetrics, example_labels, known, uneven
+from dougong.tasks._classes import Classes, ClassMetrics, example_labels, known, known_classes, uneven
 from dougong.tasks.text_classification import TextClassificationConfig
 
 Equality = tuple[str, Batch, Sequence[Batch]]
@@ -30,13 +30,16 @@ class TextClassification:
 
     Attributes:
         item: What a loss's weight counts, as a word for a person.
+        pipeline_tag: What the hub calls models of this kind.
     """
 
     item = "examples"
+    pipeline_tag = "text-classification"
 
     def __init__(self, config: TextClassificationConfig, model: Any, data: Any = None):
-        self.seq_len, self.vocab_size = (known(model, None, name, config.name) for name in ("max_seq_len", "vocab_size"))
-        number = known(model, data, "num_classes", config.name)
+        self.seq_len: int = known(model, None, "max_seq_len", config.name)
+        self.vocab_size: int = known(model, None, "vocab_size", config.name)
+        number = known_classes(model, data, config.name)
         self.classes = Classes(number, config.label_smoothing, getattr(data, "labels", None))
 
     def collate(self, examples: Sequence[LabelledText], samples: Sequence[int]) -> Batch:

@@ -121,7 +121,7 @@ class Labelled:
 
 def _read(config: LabelledTextConfig, each: ClassConfig) -> tuple[list[tuple[bool, str]], dict[str, Any]]:
     """Returns the lines of a class, each with whether it is kept apart, and how many there were."""
-    tally = Tally(config.max_bad_samples)
+    tally, reading = Tally(config.max_bad_samples), Reading(encoding=config.encoding)
     texts = (document.text for path in listed(each.paths, tally) for document in lines(path, reading, tally))
     found = [(config.validation.keeps(text.encode()), text) for text in texts]
     numbers = {"train": sum(not apart for apart, _ in found), "validation": sum(apart for apart, _ in found)}
@@ -135,4 +135,3 @@ def _read(config: LabelledTextConfig, each: ClassConfig) -> tuple[list[tuple[boo
             )
     counts = {"source": each.label, "read": tally.read, "used": tally.used, "quarantined": len(tally.quarantined)}
     return found, {**counts, **{part: {"examples": number} for part, number in numbers.items()}}
-

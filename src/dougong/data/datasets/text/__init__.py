@@ -43,6 +43,11 @@ class TextConfig(Config):
         if None in weights and any(weight is not None for weight in weights):
             yield Fault("sources", "must all have a weight or none, but only some have. Complete or remove them.")
 
+    def foreseen(self) -> dict[str, int]:
+        """Returns what of the model the data decides and is known before it is read."""
+        size = getattr(self.tokenizer, "vocab_size", None)
+        return {} if size is None else {"vocab_size": size}
+
     def prepare(self, cache: Path | None = None, seq_len: int | None = None) -> Any:
         """Reads, splits and tokenizes the text, or finds that done in the cache.
 
