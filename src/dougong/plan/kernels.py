@@ -107,7 +107,8 @@ def _attention(phase: str) -> Callable[..., Call]:
 def _convolution(name: str, phase: str) -> Callable[..., Call]:
     def make(given: float, made: float, positions: float) -> Call:
         if name == "1d":
-            image, weight = (8, int(given), int(positions) // 8), (int(made), int(given), 3)
+            image: tuple[int, ...] = (8, int(given), int(positions) // 8)
+            weight: tuple[int, ...] = (int(made), int(given), 3)
             return _differentiated(
                 (torch.rand(image), torch.rand(weight)), lambda x, w: F.conv1d(x, w, padding=1), phase
             )
@@ -140,7 +141,7 @@ def _recurrence(kind: Kind, phase: str) -> Callable[..., Call]:
     def make(time: float, batch: float, hidden_dim: float) -> Call:
         steps, width, rows = (int(time), int(batch)), int(hidden_dim), GATES[kind] * int(hidden_dim)
         if kind == "lstm":
-            shapes = ((*steps, width), (rows, width), (rows, width), (rows,), (rows,))
+            shapes: tuple[tuple[int, ...], ...] = ((*steps, width), (rows, width), (rows, width), (rows,), (rows,))
             call = lambda *inputs: _OWN.lstm(*inputs, True)[0]  # noqa: E731
         else:
             shapes = ((*steps, rows), (rows, width), (rows,))
