@@ -11,7 +11,7 @@ import pytest
 
 from dougong.core.config import find_part
 from dougong.core.errors import RecipeError, UsageError
-from dougong.plan.count import build_on_meta, known_model
+from dougong.plan.count import build_on_meta, foreseen_model, known_model
 from dougong.recipe import Recipe, load, name_of, shipped_names, shipped_text
 from dougong.recipe.document import parse
 from dougong.recipe.overrides import changed, merged, parse_override
@@ -33,8 +33,8 @@ def complaints(source: Any, *overrides: str, **options: Any) -> list[str]:
 def test_shipped_recipe_is_valid_and_builds_on_meta(name: str) -> None:
     recipe = load(name)
     values = parse(shipped_text(name), name).values
-    if recipe.data.tokenizer.name == "chars":  # type: ignore[attr-defined]
-        recipe = recipe.replace(model={**recipe.model.model_dump(), "vocab_size": 65})
+    _, open_ = foreseen_model(recipe)
+    recipe = recipe.replace(model={**recipe.model.model_dump(), **dict.fromkeys(open_, 65)})
     assert next(build_on_meta(known_model(recipe)).parameters()).is_meta
     assert recipe.title
     assert recipe.description

@@ -234,7 +234,7 @@ def test_full_batches_and_ramps_have_the_sizes_asked_for(tmp_path: Path) -> None
     ramp = {"batch_ramp": {"start": 1, "steps": 3}}
     ramped = prepare(load_recipe(tiny_recipe(tmp_path, train=ramp)))
     assert [len(ramped.batches()[step]) for step in range(5)] == [1, 2, 3, 4, 4]
-    assert ramped.tokens() == 16 * (1 + 2 + 3 + 4 * 5)
+    assert ramped.items(ramped.recipe.train.steps) == 16 * (1 + 2 + 3 + 4 * 5)
 
 
 def test_training_starts_from_the_weights_of_a_folder(finished: Run, tmp_path: Path) -> None:
@@ -269,7 +269,7 @@ def test_everything_a_recipe_can_name_is_listed() -> None:
     assert list(found) == ["recipes", "models", "tasks", "datasets", "sources", "tokenizers", "optimizers", "schedules"]
     assert "gpt2-small" in found["models"]["gpt"]["variants"]
     assert {"sgd", "adam", "adamw", "adafactor", "muon"} == set(found["optimizers"])
-    assert set(found["tokenizers"]) == {"bytes", "chars", "bpe", "file"}
+    assert set(found["tokenizers"]) == {"bytes", "chars", "bpe", "words", "file"}
     assert all(line for lines in found.values() for line in lines.values())
     with pytest.raises(UsageError, match="Did you mean models?"):
         inventory("modles")

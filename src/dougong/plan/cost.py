@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
-from torch.utils.flop_counter import flop_registry
 
 from dougong.core.config import Config
 from dougong.core.contracts import Batch, Task
+from dougong.plan import formulas
 from dougong.plan.count import build_on_meta
 from dougong.plan.shapes import arange, made
 from dougong.train.config import AdafactorConfig, AdamConfig, AdamWConfig, MuonConfig, OptimizerConfig, SgdConfig
@@ -91,6 +91,7 @@ class Cost:
         tied_parameters: Numbers that `before` and `after` both count, as a tied embedding.
         tensor_degrees: What tensor parallelism must divide (the numbers of heads); empty where no split is told.
         length: How many tokens an example has; None where it has none.
+        unknown: Operations that may have products which no formula counts.
     """
 
     before: Part
@@ -100,6 +101,7 @@ class Cost:
     tied_parameters: int
     tensor_degrees: tuple[int, ...]
     length: int | None
+    unknown: tuple[str, ...] = ()
 
     @property
     def blocks(self) -> list[Part]:
@@ -139,7 +141,7 @@ def cost_of(
     """
     network = build_on_meta(model).to(dtype)
     every = list(getattr(network, "blocks", ()))
-    order, prefix = _folded(every)
+    order, prefix = _folded(every, _told(model, len(every)))
     if isinstance(network._modules.get("blocks"), nn.ModuleList) and prefix < len(every):
         network.blocks = nn.ModuleList(every[:prefix])
     trace = _Trace(network, every)
@@ -167,11 +169,18 @@ def state_bytes(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConf
             )
 
 
-def _folded(blocks: list[nn.Module]) -> tuple[tuple[int, ...], int]:
+def _folded(blocks: list[nn.Module], told: list[Any]) -> tuple[tuple[int, ...], int]:
     """Returns each block's kind, and how many blocks from the first on show all kinds."""
     kinds: dict[Any, int] = {}
-    order = tuple(kinds.setdefault(_signature(block), len(kinds)) for block in blocks)
+    signatures = [(_signature(block), mark) for block, mark in zip(blocks, told, strict=True)]
+    order = tuple(kinds.setdefault(signature, len(kinds)) for signature in signatures)
     return order, max((order.index(kind) + 1 for kind in kinds.values()), default=0)
+
+
+def _told(model: Config, count: int) -> list[Any]:
+    """Returns what a model tells each of its blocks when it calls them: over how many tokens they look back."""
+    band_of = getattr(model, "band_of", lambda _: None)
+    return [band_of(number) for number in range(count)]
 
 
 def _signature(block: nn.Module) -> tuple[Any, ...]:
@@ -241,7 +250,8 @@ def _assembled(
     config = getattr(trace.network, "config", None)
     degrees = tuple(sorted(set(_heads(config)))) if trace.dims else ()
     before, *inner, after = (_of_one(part, _examples(trace.network)) for part in (before, *kinds, after))
-    return Cost(before, tuple(inner), order, after, tied, degrees, length or getattr(config, "max_seq_len", None))
+    length = length or getattr(config, "max_seq_len", None)
+    return Cost(before, tuple(inner), order, after, tied, degrees, length, tuple(trace.unknown))
 
 
 def _heads(model: Any) -> tuple[int, ...]:
@@ -292,6 +302,7 @@ class _Trace(TorchDispatchMode):
     entered: list[int] = field(default_factory=list)
     used: dict[int, set[int]] = field(default_factory=dict)
     backward_flops: int = 0
+    unknown: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         TorchDispatchMode.__init__(self)
@@ -364,8 +375,9 @@ class _Trace(TorchDispatchMode):
         result = made(func, args, kwargs or {})
         if result is None:
             result = func(*args, **(kwargs or {}))
-        counted = _counter(func._overloadpacket)
-        flops = int(counted(*args, **(kwargs or {}), out_val=result)) if counted else 0
+        flops = formulas.flops(func, args, kwargs or {}, result)
+        if formulas.unknown(func):
+            self.unknown[str(func)] = self.unknown.get(str(func), 0) + 1
         if self._backward:
             self.backward_flops += flops
         else:
@@ -474,12 +486,6 @@ def _unfolded(network: nn.Module, every: list[nn.Module]) -> dict[str, int]:
 
 
 @functools.cache
-def _counter(operation: Any) -> Any:
-    """Returns what counts an operation; torch's table has no products that are added in place."""
-    plain = getattr(torch.ops.aten, operation.__name__.removesuffix("_"), None)
-    return flop_registry.get(operation) or flop_registry.get(plain)
-
-
 def _leaf(tensor: Tensor) -> Tensor:
     return tensor.detach().requires_grad_(tensor.requires_grad)
 

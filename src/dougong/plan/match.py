@@ -8,46 +8,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from typing import Protocol
 
 import torch
 
 from dougong.plan.calibrate import Calibration
-
-Shapes = tuple[tuple[int, ...], ...]
-
-
-class Operation(Protocol):
-    """What is read of a traced operation (see `trace.py`)."""
-
-    @property
-    def name(self) -> str:
-        """Torch's: `aten.mm.default`, `aten::mm` or `mm`."""
-
-    @property
-    def phase(self) -> str:
-        """`forward`, `backward`, `recompute` or `update`."""
-
-    @property
-    def flops(self) -> int:
-        """Two for a product and its sum; 0 where none are counted."""
-
-    @property
-    def read_bytes(self) -> int:
-        """Of all tensors that go in."""
-
-    @property
-    def written_bytes(self) -> int:
-        """Of all tensors that come out."""
-
-    @property
-    def shapes(self) -> Shapes:
-        """Of the tensors that go in."""
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """In which it computes."""
-
+from dougong.plan.trace import Operation
 
 _VIEWS = frozenset(
     [

@@ -78,11 +78,13 @@ def step_memory(
     with FakeTensorMode(allow_non_fake_inputs=True), ledger, torch.device(device):
         network = model.build()  # type: ignore[attr-defined]
         ledger.tag("weights", [*network.parameters(), *network.buffers()])
-        optimizers = _with_state(network, config, ledger)
+        optimizers = with_state(network, config)
+        ledger.tag("optimizer", _state(network, optimizers))
+        ledger.begin()
         average = Average(dict(network.named_parameters()), config.ema.decay) if config.ema else None
         ledger.tag("average", average.tensors.values() if average else ())
         noisy, size = draws_noise(network), config.microbatch_size or len(batch)
-        pieces = [_blank(piece, device, noisy) for piece in batch.split(size)]
+        pieces = [blank(piece, device, noisy) for piece in batch.split(size)]
         with prepared_blocks(network, False, config.recompute):
             for piece in pieces[:2]:  # the second finds the gradients of the first; a third would find no more
                 _pass(network, task, piece, ledger, dtype)
@@ -91,7 +93,7 @@ def step_memory(
     return Memory(**ledger.at_peak())
 
 
-def _with_state(network: nn.Module, config: TrainConfig, ledger: Ledger) -> list[torch.optim.Optimizer]:
+def with_state(network: nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
     """Returns the optimizers after a first step, which makes their state."""
     named = dict(network.named_parameters())
     optimizers = build_optimizers(config.optimizer, named.items())
@@ -101,12 +103,15 @@ def _with_state(network: nn.Module, config: TrainConfig, ledger: Ledger) -> list
         optimizer.step()
     for parameter in named.values():
         parameter.grad = None
-    ledger.tag("optimizer", optimizer_tensors(optimizers, {id(p): n for n, p in named.items()}).values())
-    ledger.begin()
     return optimizers
 
 
-def _blank(batch: Batch, device: torch.device, noisy: bool) -> Batch:
+def _state(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> list[Tensor]:
+    names = {id(parameter): name for name, parameter in network.named_parameters()}
+    return [*optimizer_tensors(optimizers, names).values()]
+
+
+def blank(batch: Batch, device: torch.device, noisy: bool) -> Batch:
     """Returns a batch of the same shapes and types."""
     fields = {name: torch.empty(t.shape, dtype=t.dtype, device=device) for name, t in batch.fields.items()}
     samples = torch.empty(len(batch), dtype=torch.int64, device=device)
@@ -120,18 +125,20 @@ def _pass(network: nn.Module, task: Task, batch: Batch, ledger: Ledger, dtype: t
         ledger.tag("activations", [tensor])
         return tensor
 
-    plain = dtype in (torch.float32, torch.float64)
-    kind = batch.samples.device.type
     with contextlib.ExitStack() as stack:
         for parameter in network.parameters():
             hook = parameter.register_post_accumulate_grad_hook(ledger.tag_gradient)
             stack.callback(hook.remove)
-        with (
-            torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-            contextlib.nullcontext() if plain else torch.autocast(kind, dtype=dtype),
-        ):
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), computing(batch, dtype):
             loss = task.loss(network, batch)
         loss.sum.backward(gradient=torch.ones_like(loss.sum))
+
+
+def computing(batch: Batch, dtype: torch.dtype) -> contextlib.AbstractContextManager[Any]:
+    """Within this context products are computed in a type, where a batch is."""
+    if dtype in (torch.float32, torch.float64):
+        return contextlib.nullcontext()
+    return torch.autocast(batch.samples.device.type, dtype=dtype)
 
 
 class Ledger(TorchDispatchMode):

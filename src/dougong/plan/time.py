@@ -7,23 +7,15 @@ the roofline), at a share of the peak that is said below. Knows no model; runs n
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 import torch
 
 from dougong.plan.calibrate import Calibration
 from dougong.plan.hardware import Hardware
-from dougong.plan.match import Operation, calibrated, is_view
-
-
-class Trace(Protocol):
-    """What is read of a trace."""
-
-    @property
-    def operations(self) -> Sequence[Operation]:
-        """The operations of one step, in their order."""
+from dougong.plan.match import calibrated, is_view
+from dougong.plan.trace import Operation, Trace
 
 
 @dataclass(frozen=True)
