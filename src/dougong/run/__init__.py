@@ -11,14 +11,17 @@ from dougong.run.evaluation import evaluate
 from dougong.run.generation import generate, load
 from dougong.run.importing import import_weights
 from dougong.run.inventory import inventory
+from dougong.run.planning import Plan, calibrated, plan
 from dougong.run.training import Run, train
 from dougong.train.resume import Resume
 
 __all__ = [
     "Check",
     "Comparison",
+    "Plan",
     "Resume",
     "Run",
+    "calibrated",
     "check",
     "diff",
     "diff_checkpoints",
@@ -29,6 +32,7 @@ __all__ = [
     "inventory",
     "list_checkpoints",
     "load",
+    "plan",
     "prune_checkpoints",
     "train",
     "verify_checkpoints",

@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 
 from dougong.core import log
-from dougong.core.contracts import Batch
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import DougongError, ResourceError, is_memory
 from dougong.plan.count import state_bytes
-from dougong.plan.memory import Memory, step_memory
+from dougong.plan.memory import Memory, enlarged, step_memory
 from dougong.recipe import Recipe
 from dougong.run.parts import Parts
+from dougong.train.config import TrainConfig
 from dougong.train.step import Report
 
 
@@ -57,16 +57,20 @@ def predicted_memory(parts: Parts) -> Memory:
     batches, size = parts.batches(), parts.sizes().sizes[-1]
     dataset = parts.data.train[0][0]
     largest = dataset[dataset.longest] if hasattr(dataset, "longest") else batches.examples[0]
-    one = batches.collate([largest], [0]).to(kind)
-    fields = {name: tensor.expand(size, *tensor.shape[1:]) for name, tensor in one.fields.items()}
+    batch = enlarged(batches.collate([largest], [0]).to(kind), size)
     dtype = choose_precision(train.precision, device).dtype
-    found = step_memory(parts.recipe.model, parts.task, Batch(fields, one.samples.expand(size)), train, dtype)
-    if device.type == "cpu" and train.checkpoint.asynchronous and 0 < train.checkpoint.every < train.steps:
-        found = dataclasses.replace(found, staging=found.weights + found.optimizer + found.average)
+    found = step_memory(parts.recipe.model, parts.task, batch, train, dtype)
+    found = dataclasses.replace(found, staging=staging_of(train, found, device))
     there = memory_of(device)
     if there is not None and found.peak > there:
         log.warn(f"a step will take {found}, but there are {there / 1e6:,.0f} MB. {_knobs(parts.recipe)}")
     return found
+
+
+def staging_of(train: TrainConfig, found: Memory, device: torch.device) -> int:
+    """Returns the bytes of the copy from which checkpoints are written, where it is in the memory of training."""
+    copied = train.checkpoint.asynchronous and 0 < train.checkpoint.every < train.steps
+    return found.weights + found.optimizer + found.average if copied and device.type == "cpu" else 0
 
 
 class MemoryWatch:
