@@ -49,6 +49,8 @@ CALLS: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = [
     (ATEN.addmm.default, (blank(5), blank(2, 3), blank(3, 5)), {}),
     (ATEN.dot.default, (blank(5), blank(5)), {}),
     (ATEN.mean.dim, (blank(2, 3, 4), [-1], True), {}),
+    (ATEN.zeros_like.default, (blank(2, 3),), {"pin_memory": False}),
+    (ATEN.ones_like.default, (blank(2, 3),), {}),
     (ATEN.empty_like.default, (blank(2, 3, 4).transpose(0, 2),), {"pin_memory": False}),
     (ATEN.embedding.default, (blank(7, 5), blank(2, 3, dtype=torch.int64), -1, False, False), {}),
     (ATEN.embedding_dense_backward.default, (blank(2, 3, 5), blank(2, 3, dtype=torch.int64), 7, -1, False), {}),

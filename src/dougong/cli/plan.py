@@ -12,7 +12,6 @@ from dougong.cli.options import Json, Overrides
 _DEVICES = "Plan for so many accelerators, such as 8xh100 or 1024xa100-80gb: which layouts fit, the best first."
 _ADVISE = "Also search for the largest batch and the longest context that fit here, and what each lever buys."
 _CALIBRATE = "Measure this machine for some 20 seconds first, so that seconds are told within a quarter."
-_DIAGRAM = "Also draw the architecture into this file (.svg)."
 
 
 def plan(
@@ -23,7 +22,6 @@ def plan(
     devices: Annotated[Optional[str], typer.Option("--devices", metavar="NxNAME", help=_DEVICES)] = None,  # noqa: UP045
     advise: Annotated[bool, typer.Option("--advise", help=_ADVISE)] = False,
     calibrate: Annotated[bool, typer.Option("--calibrate", help=_CALIBRATE)] = False,
-    diagram: Annotated[Optional[str], typer.Option("--diagram", metavar="FILE", help=_DIAGRAM)] = None,  # noqa: UP045
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -54,8 +52,6 @@ def plan(
             return
     assert source is not None
     found = run.plan(source, devices=devices, advise=advise, overrides=overrides or ())
-    if diagram is not None:
-        log.say(f"drawn: {run.draw(source, diagram, overrides=overrides or ())}")
     if json:
         show_json(found.as_dict())
     else:
@@ -170,7 +166,7 @@ def _devices(found: Any) -> list[str]:
 def _layouts(found: Any) -> list[str]:
     search, steps = found.layouts, found.steps
     device = search.hardware
-    head = f"{search.count:,} x {device.name}, products at {search.efficiency:.0%} of the peak, batch {search.batch_size:,}"
+    head = f"{search.count:,} x {device.name}, products at {search.efficiency:.0%} of peak, batch {search.batch_size:,}"
     if not search.fitting:
         rows = [head, "  no layout fits"]
     else:
@@ -201,9 +197,10 @@ def _layouts(found: Any) -> list[str]:
 def _scaling(found: Any) -> list[str]:
     best = found.scaling["optimum"]
     far = " (extrapolated)" if best["extrapolated"] else ""
+    needed = _count(found.scaling["tokens_needed"])
     return [
-        f"scaling     compute-optimal for {_count(found.parameters)} parameters: {_count(found.scaling['tokens_needed'])} "
-        f"tokens; this recipe reads {_count(found.scaling['tokens'])}",
+        f"scaling     compute-optimal for {_count(found.parameters)} parameters: {needed} tokens; "
+        f"this recipe reads {_count(found.scaling['tokens'])}",
         f"            its operations are best spent on {_count(best['parameters'])} parameters and "
         f"{_count(best['tokens'])} tokens{far} ({best['source']})",
     ]

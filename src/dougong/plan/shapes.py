@@ -61,7 +61,8 @@ def _said(options: dict[str, Any]) -> set[str]:
 
 def _like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Returns what `torch.empty_like` makes, which loads sympy (half a second): dims laid out in the same order."""
-    order = sorted(range(tensor.ndim), key=lambda dim: (-tensor.stride(dim), dim))
+    strides = tensor.stride()
+    order = sorted(range(tensor.ndim), key=lambda dim: (-strides[dim], dim))
     stride, step = [0] * tensor.ndim, 1
     for dim in reversed(order):
         stride[dim], step = step, step * max(1, tensor.shape[dim])
@@ -131,7 +132,10 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _ATEN.addmm_: _addmm,
     _ATEN.dot: lambda left, _: left.new_empty(()),
     _ATEN.mean: _mean,
-    _ATEN.empty_like: lambda tensor: _like(tensor, tensor.dtype),
+    **{
+        getattr(_ATEN, f"{name}_like"): lambda tensor: _like(tensor, tensor.dtype)
+        for name in ("empty", "zeros", "ones")
+    },
     _ATEN.embedding: lambda table, places, *_: table.new_empty(*places.shape, table.shape[1]),
     _ATEN.embedding_dense_backward: lambda slope, _, count, *__: slope.new_empty(count, slope.shape[-1]),
     _ATEN.cat: _cat,

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from dougong.core.config import Config
-from dougong.core.device import choose_device, choose_precision, matmul_peak, memory_bandwidth
+from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import UsageError
 from dougong.plan.advise import Largest, Lever, Setting, largest_batch, levers, longest_context
 from dougong.plan.calibrate import Calibration, calibration
@@ -30,6 +30,7 @@ from dougong.plan.trace import PHASES, trace_loss
 from dougong.plan.tree import Block, tree
 from dougong.recipe import Recipe, load, name_of
 from dougong.recipe.sources import Source
+from dougong.run.measuring import measured_here
 from dougong.run.memory import memory_of, staging_of
 
 TABLE = ("a100-80gb", "h100", "h200", "b200")
@@ -292,25 +293,6 @@ def _here(recipe: Recipe, setting: Setting, device: torch.device) -> Here:
         time=seconds,
         time_interval=of_time,
         calibrated=known is not None,
-    )
-
-
-def measured_here(device: torch.device) -> Hardware:
-    """Returns this machine as a device with two measured figures, its peak of products and its bandwidth."""
-    peaks = {"fp32": matmul_peak(device, torch.float32)}
-    probe = matmul_peak(device, torch.bfloat16, 256 if device.type == "cpu" else 0, 0.02)
-    peaks["bf16"] = max(probe, matmul_peak(device, torch.bfloat16)) if probe > peaks["fp32"] / 4 else probe
-    return Hardware(
-        name="this machine",
-        memory_bytes=float(memory_of(device) or 0),
-        flops=peaks,
-        bandwidth=memory_bandwidth(device),
-        link=1.0,
-        network=1.0,
-        devices_per_node=1,
-        watts=0.0,
-        dollars_per_hour=0.0,
-        source="measured",
     )
 
 
