@@ -123,6 +123,6 @@ def _keep(family: str, plan: Mapping[str, Any], measured: Mapping[str, Any]) -> 
     try:
         for name, kind in KINDS.items():
             if plan.get(name) and measured.get(name):
-                record(kind, family, plan[name], measured[name])
+                record(kind, family, float(plan[name]), float(measured[name]))
     except DougongError as error:
         log.warn(f"what the plan was worth could not be kept: {error}")
