@@ -233,7 +233,7 @@ def _add_rank(linear: nn.Linear) -> None:
     linear.register_parameter("lora_up", up)
     plain = linear.forward
 
-    def forward(inputs: Tensor) -> Tensor:
+    def with_rank(inputs: Tensor) -> Tensor:
         return plain(inputs) + nn.functional.linear(nn.functional.linear(inputs, down), up)
 
-    linear.__dict__["forward"] = forward
+    linear.__dict__["forward"] = with_rank
