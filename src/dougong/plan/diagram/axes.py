@@ -9,7 +9,7 @@ import contextlib
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ RESHAPING = {"reshape", "view", "flatten", "unflatten", "expand"}
 Axes = tuple[str | None, ...]
 
 
+@runtime_checkable
 class Named(Protocol):
     """A tensor of which the words of its axes are known."""
 
