@@ -11,6 +11,7 @@ from dougong.cli.options import Json, Overrides
 
 _DEVICES = "Plan for so many accelerators, such as 8xh100 or 1024xa100-80gb: which layouts fit, the best first."
 _ADVISE = "Also search for the largest batch and the longest context that fit here, and what each lever buys."
+_DIAGRAM = "Also draw the architecture into this file (.svg)."
 _CALIBRATE = "Measure this machine for some 20 seconds first, so that seconds are told within a quarter."
 
 
@@ -22,6 +23,7 @@ def plan(
     devices: Annotated[Optional[str], typer.Option("--devices", metavar="NxNAME", help=_DEVICES)] = None,  # noqa: UP045
     advise: Annotated[bool, typer.Option("--advise", help=_ADVISE)] = False,
     calibrate: Annotated[bool, typer.Option("--calibrate", help=_CALIBRATE)] = False,
+    diagram: Annotated[Optional[str], typer.Option("--diagram", metavar="FILE", help=_DIAGRAM)] = None,  # noqa: UP045
     overrides: Overrides = None,
     json: Json = False,
 ) -> None:
@@ -51,6 +53,8 @@ def plan(
             show_json({"machine": measured.machine, "seconds": measured.seconds}) if json else None
             return
     assert source is not None
+    if diagram is not None:
+        log.say(f"drawn: {run.draw(source, diagram, overrides=overrides or ())}")
     found = run.plan(source, devices=devices, advise=advise, overrides=overrides or ())
     if json:
         show_json(found.as_dict())

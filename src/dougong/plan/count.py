@@ -109,7 +109,7 @@ def known_model(recipe: Recipe) -> Config:
     if unknown:
         raise UsageError(
             f"model.{unknown[0]} must be known to count, but is decided by the data when it is read. "
-            f"Set model.{unknown[0]}."
+            f"Set it (--set model.{unknown[0]}=N), or plan the folder of a run."
         )
     return model
 

@@ -11,7 +11,7 @@ from dougong.run.evaluation import evaluate
 from dougong.run.generation import generate, load
 from dougong.run.importing import import_weights
 from dougong.run.inventory import inventory
-from dougong.run.planning import Plan, calibrated, plan
+from dougong.run.planning import Plan, calibrated, draw, plan
 from dougong.run.training import Run, train
 from dougong.train.resume import Resume
 
@@ -26,6 +26,7 @@ __all__ = [
     "diff",
     "diff_checkpoints",
     "doctor",
+    "draw",
     "evaluate",
     "generate",
     "import_weights",

@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from dougong.core import files
 from dougong.core.config import Config
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import UsageError
 from dougong.plan.advise import Largest, Lever, Setting, largest_batch, levers, longest_context
 from dougong.plan.calibrate import Calibration, calibration
 from dougong.plan.count import build_on_meta, known_model, state_bytes, task_of
+from dougong.plan.diagram import diagram
 from dougong.plan.hardware import HARDWARE, Hardware, parse_devices
 from dougong.plan.history import Interval, interval
 from dougong.plan.inference import Inference, inference
@@ -326,3 +329,21 @@ def calibrated(seconds: float = 20.0) -> Calibration:
     from dougong.plan.calibrate import calibrate
 
     return calibrate(seconds)
+
+
+def draw(source: Source, path: str | Path, *, overrides: Sequence[str] = (), **options: Any) -> Path:
+    """Draws the architecture of a recipe's model into an SVG file, and returns its path.
+
+    Raises:
+        UsageError: The file's name does not end in .svg, or a number of the model is decided by the data.
+        ResourceError: The file cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".svg":
+        raise UsageError(f"a diagram's file must end in .svg, but is {path}. Try {path.with_suffix('.svg')}.")
+    recipe = load(source, overrides, options)
+    model = known_model(recipe)
+    drawn = diagram(model, task_of(recipe, model), name_of(source))
+    with files.explained(path, "written"):
+        files.write_whole(path, drawn)
+    return path
