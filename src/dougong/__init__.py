@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from dougong.run import (
         Check,
         Comparison,
+        Plan,
         Resume,
         Run,
         check,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         generate,
         import_weights,
         load,
+        plan,
         train,
     )
     from dougong.run import inventory as list
@@ -33,6 +35,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Check",
     "Comparison",
+    "Plan",
     "Resume",
     "Run",
     "check",
@@ -43,6 +46,7 @@ __all__ = [
     "import_weights",
     "list",
     "load",
+    "plan",
     "recipe",
     "train",
 ]
@@ -51,6 +55,7 @@ __all__ = [
 _VERBS = {
     "Check": ("dougong.run", "Check"),
     "Comparison": ("dougong.run", "Comparison"),
+    "Plan": ("dougong.run", "Plan"),
     "Resume": ("dougong.run", "Resume"),
     "Run": ("dougong.run", "Run"),
     "check": ("dougong.run", "check"),
@@ -61,6 +66,7 @@ _VERBS = {
     "import_weights": ("dougong.run", "import_weights"),
     "list": ("dougong.run", "inventory"),
     "load": ("dougong.run", "load"),
+    "plan": ("dougong.run", "plan"),
     "recipe": ("dougong.recipe", "load"),
     "train": ("dougong.run", "train"),
 }
@@ -90,7 +96,7 @@ def _verb(name: str) -> Any:
 def __getattr__(name: str) -> Any:
     if name not in _VERBS:
         raise AttributeError(f"module 'dougong' has no attribute {name!r}")
-    if name in ("check", "recipe", "train"):  # also packages: imported, they are callable, see above
+    if name in ("check", "plan", "recipe", "train"):  # also packages: imported, they are callable, see above
         return importlib.import_module(f"dougong.{name}")
     return _verb(name)
 

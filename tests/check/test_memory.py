@@ -6,9 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-import torch
 
-from dougong.check.memory import _allocations, _highest, memory
+from dougong.check.memory import memory
 from dougong.check.subject import Subject
 
 
@@ -30,16 +29,3 @@ def test_a_prediction_that_is_off_is_named(subject: Subject) -> None:
 
 def test_without_a_prediction_nothing_is_asked(subject: Subject) -> None:
     assert memory(replace(subject, predicted=None)).verdict == "skipped"
-
-
-def test_allocations_are_measured_to_the_byte(capfd: pytest.CaptureFixture[str]) -> None:
-    def work() -> None:
-        one = torch.ones(1000)
-        two = one + one
-        del one, two
-        torch.ones(500)
-
-    changes = _allocations(work)
-    assert _highest(changes) == 8000
-    assert sum(changes) == 0
-    assert capfd.readouterr().err == ""

@@ -13,7 +13,20 @@ from dougong.core.contracts import Batch, Task
 
 # The smallest model that suits each objective.
 MODELS = {
-    "language_modeling": {"name": "gpt", "vocab_size": 19, "max_seq_len": 6, "dim": 8, "num_heads": 2, "num_layers": 1}
+    "language_modeling": {"name": "gpt", "vocab_size": 19, "max_seq_len": 6, "dim": 8, "num_heads": 2, "num_layers": 1},
+    "text_classification": {
+        "name": "stack",
+        "vocab_size": 37,
+        "max_seq_len": 6,
+        "num_classes": 3,
+        "stages": [{"embed": {"dim": 8, "std": 0.5}}, {"conv": {"kernel": 2}}, "activate", {"pool": "max"}, "classify"],
+    },
+    "image_classification": {
+        "name": "stack",
+        "input": {"image": {"channels": 1, "height": 4, "width": 6}},
+        "num_classes": 3,
+        "stages": [{"conv": 6}, "activate", {"flatten": "channel"}, "classify"],
+    },
 }
 
 

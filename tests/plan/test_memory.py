@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 
-from dougong.check.memory import _allocations, _highest
 from dougong.core.config import find_part, validate
 from dougong.core.seed import sample_keys
 from dougong.plan.memory import Ledger, Memory, step_memory
 from dougong.train.blocks import prepared_blocks
 from dougong.train.config import TrainConfig
+from dougong.train.measure import allocations, highest
 from dougong.train.state import State
 from dougong.train.step import optimizer_step
 
@@ -33,11 +33,11 @@ def measured(model: Any, task: Any, config: TrainConfig, size: int = 8) -> tuple
     batch = task.example_batch(size, "cpu")
     with prepared_blocks(network, False, config.recompute):
         optimizer_step(state, batch, task)
-        changes = _allocations(lambda: optimizer_step(state, batch, task))
+        changes = allocations(lambda: optimizer_step(state, batch, task))
     held = [*network.parameters(), *network.buffers(), *state.tensors()["optimizer"].values()]
     held += state.tensors()["average"].values()
     sizes = {tensor.data_ptr(): tensor.untyped_storage().nbytes() for tensor in held}
-    return sum(sizes.values()) + _highest(changes), state
+    return sum(sizes.values()) + highest(changes), state
 
 
 @pytest.mark.parametrize(
@@ -99,10 +99,10 @@ def test_products_in_bf16_keep_less() -> None:
 
 def test_nothing_is_allocated() -> None:
     built, task = parts(dim=4096, num_layers=2, num_heads=32, vocab_size=50000)
-    changes = _allocations(
+    changes = allocations(
         lambda: step_memory(built, task, task.example_batch(2, "meta").to("meta"), validate(TrainConfig, {}))
     )
-    assert _highest(changes) < 1e6
+    assert highest(changes) < 1e6
 
 
 def test_the_ledger_forgets_what_is_freed() -> None:

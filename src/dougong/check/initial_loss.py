@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,6 +11,8 @@ from dougong.check.result import Claim, Result
 from dougong.check.subject import Subject
 
 CLAIM = Claim("initial_loss", "before training the loss is what chance predicts")
+ROWS = 8
+ITEMS = 256  # at least so many decide, or all that the work allows: of a few, chance alone may get most right
 BOUND = 0.1  # of chance: logits that differ at random cost a little more than logits that are equal
 
 
@@ -23,7 +26,11 @@ def initial_loss(subject: Subject) -> Result:
     if chance is None:
         return CLAIM.skipped("the task predicts no chance.")
     model = subject.model().to(subject.device).train()
-    loss = subject.task.loss(model, subject.rows(8, subject.limits.exact / 2).to(subject.device))
+    work = subject.limits.exact / 2
+    loss = subject.task.loss(model, subject.rows(ROWS, work).to(subject.device))
+    if 0 < loss.weight < ITEMS:
+        wanted = math.ceil(ROWS * ITEMS / float(loss.weight))
+        loss = subject.task.loss(model, subject.rows(wanted, work).to(subject.device))
     mean = float(loss.parts.get("nll", loss.sum) / loss.weight)
     difference = abs(mean - chance) / chance
     if difference <= BOUND:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-from collections.abc import Callable, Iterable, Iterator
-
 import torch
 
 from dougong.check.result import Claim, Result
@@ -14,6 +9,7 @@ from dougong.check.subject import Subject
 from dougong.core.contracts import Batch
 from dougong.train.blocks import prepared_blocks
 from dougong.train.config import TrainConfig
+from dougong.train.measure import step_peak
 from dougong.train.state import State
 from dougong.train.step import optimizer_step
 
@@ -52,12 +48,7 @@ def memory(subject: Subject) -> Result:
 def _on_cpu(subject: Subject, batch: Batch, config: TrainConfig) -> int:
     """Returns the bytes of the state, and on top the highest sum of what torch's allocator gave and took back."""
     state = State.create(config, subject.model().train(), subject.dtype)
-    with prepared_blocks(state.model, False, config.recompute):
-        optimizer_step(state, batch, subject.task)
-        changes = _allocations(lambda: optimizer_step(state, batch, subject.task))
-    held = [*state.model.parameters(), *state.model.buffers()]
-    held += [tensor for name in ("optimizer", "average") for tensor in state.tensors()[name].values()]
-    return sum({t.data_ptr(): t.untyped_storage().nbytes() for t in held}.values()) + _highest(changes)
+    return step_peak(state, batch, subject.task)
 
 
 def _on_cuda(subject: Subject, batch: Batch, config: TrainConfig) -> int:
@@ -68,37 +59,3 @@ def _on_cuda(subject: Subject, batch: Batch, config: TrainConfig) -> int:
         torch.cuda.reset_peak_memory_stats(subject.device)
         optimizer_step(state, batch, subject.task)
     return torch.cuda.max_memory_allocated(subject.device) - before
-
-
-def _allocations(work: Callable[[], object]) -> list[int]:
-    """Returns every allocation (above 0) and release (below) of torch's memory on the CPU, in order."""
-    from torch.profiler import ProfilerActivity, profile
-
-    with _quiet(), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
-        work()
-    results = trace.profiler.kineto_results if trace.profiler is not None else None
-    events = [] if results is None else [event for event in results.events() if event.name() == "[memory]"]
-    return [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
-
-
-def _highest(changes: Iterable[int]) -> int:
-    """Returns the highest sum that changes reach one after the other, beginning at 0."""
-    now = highest = 0
-    for change in changes:
-        now += change
-        highest = max(highest, now)
-    return highest
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Within this context nothing reaches standard error: the profiler announces itself there."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)

@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from dougong.check.subject import frozen
 from dougong.core import files
 from dougong.core.config import find_part, validate
 from dougong.core.contracts import Batch, Task
@@ -63,6 +64,7 @@ def work(folder: Path, rank: int) -> None:
     config = validate(find_part("models", sections["model"]["name"]).PART, sections["model"])
     task = validate(find_part("tasks", sections["task"]["name"]).PART, sections["task"]).build(config)
     model = config.build().double().train()
+    frozen(model)
     weights = files.read_tensors(folder / WEIGHTS)
     with torch.no_grad():
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):

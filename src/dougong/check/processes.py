@@ -13,7 +13,7 @@ import torch
 
 from dougong.check.peer import Sums, leave_work, read_sums, sums_of
 from dougong.check.result import Claim, Result
-from dougong.check.subject import EXACT, Outcome, Subject, compared, noisy
+from dougong.check.subject import EXACT, Outcome, Subject, compared, frozen, noisy
 from dougong.core.errors import PeerError
 
 CLAIM = Claim("processes", "two processes with half of a batch each give the loss and gradient of one")
@@ -25,6 +25,7 @@ def processes(subject: Subject) -> Result:
     if subject.config.batch_size == 1:
         return CLAIM.skipped("a batch has one example, which cannot be shared.")
     model = subject.stirred().cpu()
+    norms = frozen(model)
     batch = subject.rows(4, subject.limits.exact / 2)
     if len(batch) < 2:
         return CLAIM.skipped("there is only one example.")
@@ -40,6 +41,7 @@ def processes(subject: Subject) -> Result:
         EXACT,
         f"{worst} of two processes together differs from that of one. Something depends on the process: on the order "
         "of a set, on a number of its own, on the place in the batch.",
+        "relative, running statistics" if norms else "relative",
     )
 
 

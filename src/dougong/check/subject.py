@@ -18,11 +18,13 @@ from torch.optim import Optimizer
 
 from dougong.core import seed as seeds
 from dougong.core.contracts import Batch, Task
+from dougong.nn.norm import BatchNorm, BatchNorm2d
 from dougong.train.config import TrainConfig
 from dougong.train.loop import Batches
 from dougong.train.state import State
 from dougong.train.step import draws_noise, optimizer_step
 
+OVER_BATCH = (BatchNorm, BatchNorm2d, nn.modules.batchnorm._BatchNorm)
 EXACT = 1e-10  # relative, in fp64: what rounding alone can do is about a millionth of it
 
 
@@ -176,6 +178,17 @@ def compared(one: Outcome, other: Outcome) -> tuple[float, str]:
     # A number that is none compares as false to all: it is the worst.
     worst = max(found, key=lambda name: found[name] if found[name] == found[name] else float("inf"))
     return found[worst], worst
+
+
+def frozen(model: nn.Module) -> list[str]:
+    """Lets norms over the batch take their running statistics, as after training; returns the norms' names.
+
+    With those of the batch, a part of a batch is by their nature no part of the whole; all else can be proved still.
+    """
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, OVER_BATCH)}
+    for norm in norms.values():
+        norm.eval()
+    return list(norms)
 
 
 def noisy(subject: Subject, model: nn.Module, batch: Batch, step: int = 0) -> Batch:

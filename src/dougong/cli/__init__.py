@@ -21,6 +21,7 @@ from dougong.cli.failure import JSON_ERRORS, run_guarded
 from dougong.cli.generate import generate
 from dougong.cli.import_ import import_
 from dougong.cli.list import list_
+from dougong.cli.plan import plan
 from dougong.cli.recipe import recipe
 from dougong.cli.train import train
 
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("check")(check)
+app.command("plan")(plan)
 app.command("evaluate")(evaluate)
 app.command("generate")(generate)
 app.command("import")(import_)

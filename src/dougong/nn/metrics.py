@@ -81,7 +81,7 @@ class Classification:
 
     def add(self, nats: float, predicted: Sequence[int], labels: Sequence[int]) -> None:
         """Adds examples: the sum of their losses, and the class predicted for each beside the true one."""
-        self.loss.add(nats, len(labels))
+        self.loss.add(nats, float(len(labels)))
         for p, y in zip(predicted, labels, strict=True):
             self.said[p] += 1
             self.there[y] += 1

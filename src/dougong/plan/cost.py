@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from dougong.core.config import Config
 from dougong.core.contracts import Batch, Task
 from dougong.plan import formulas
-from dougong.plan.count import build_on_meta
+from dougong.plan.count import build_on_meta, examples_traced
 from dougong.plan.shapes import arange, made
 from dougong.train.config import AdafactorConfig, AdamConfig, AdamWConfig, MuonConfig, OptimizerConfig, SgdConfig
 from dougong.train.optim import muon_parameters
@@ -199,15 +199,10 @@ def _signature(block: nn.Module) -> tuple[Any, ...]:
 
 def _example(task: Task, network: nn.Module, dtype: torch.dtype) -> Batch:
     """Returns an example batch, real numbers in the type, with noise where the model draws any."""
-    batch = task.example_batch(_examples(network), "cpu").to("meta")
+    batch = task.example_batch(examples_traced(network), "cpu").to("meta")
     fields = {name: t.to(dtype) if t.is_floating_point() else t for name, t in batch.fields.items()}
     noise = torch.empty(len(batch), dtype=torch.int32, device="meta") if draws_noise(network) else None
     return Batch(fields, batch.samples, noise)
-
-
-def _examples(network: nn.Module) -> int:
-    """Returns how many examples are traced: one, or two where statistics are taken over the batch."""
-    return 2 if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()) else 1
 
 
 def _of_one(part: Part, examples: int) -> Part:
@@ -249,7 +244,7 @@ def _assembled(
     tied = sum(p.numel() for name, p in early.items() if name in late)
     config = getattr(trace.network, "config", None)
     degrees = tuple(sorted(set(_heads(config)))) if trace.dims else ()
-    before, *inner, after = (_of_one(part, _examples(trace.network)) for part in (before, *kinds, after))
+    before, *inner, after = (_of_one(part, examples_traced(trace.network)) for part in (before, *kinds, after))
     length = length or getattr(config, "max_seq_len", None)
     return Cost(before, tuple(inner), order, after, tied, degrees, length, tuple(trace.unknown))
 

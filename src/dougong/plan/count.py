@@ -12,11 +12,11 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from dougong.core.config import Config
 from dougong.core.contracts import Task
 from dougong.core.errors import UsageError
+from dougong.plan.trace import trace_loss
 from dougong.recipe import Recipe
 from dougong.train.config import AdafactorConfig, OptimizerConfig
 from dougong.train.optim import build_optimizers, optimizer_tensors
@@ -32,8 +32,13 @@ class Count:
         parameters: Trainable numbers, each counted once (a tied embedding is one).
         parameters_by_block: The same by part of the model; `blocks.*.attention` is that of all layers together.
         flops_per_sample: Floating point operations of forward and backward over one example: two for a product and its
-            sum. Only matrix products and attention count, and causal attention as the full square.
-        flops_per_step: The same over the whole batch (absent for a full batch, whose size the data decides).
+            sum. Only products count (matrices, convolutions, attention, recurrences), causal attention as the full
+            square, and not what recomputation does again.
+        forward_flops: Those of the forward pass.
+        backward_flops: Those of the backward pass.
+        recompute_flops: What recomputation, if the recipe asks for it, does again.
+        flops_per_step: `flops_per_sample` over the whole batch (absent for a full batch, whose size the data decides).
+        uncounted: Operations that may have products which no formula counts, by torch's names.
         weight_bytes: The parameters, in fp32.
         gradient_bytes: Their gradients.
         optimizer_bytes: The optimizer's state.
@@ -42,7 +47,11 @@ class Count:
     parameters: int
     parameters_by_block: dict[str, int]
     flops_per_sample: int
+    forward_flops: int
+    backward_flops: int
+    recompute_flops: int
     flops_per_step: int | None
+    uncounted: tuple[str, ...]
     weight_bytes: int
     gradient_bytes: int
     optimizer_bytes: int
@@ -61,16 +70,22 @@ def count(recipe: Recipe) -> Count:
     """
     config = known_model(recipe)
     model = build_on_meta(config)
-    length = getattr(recipe.data, "seq_len", None)
-    task_view = config.replace(max_seq_len=length) if length else config
-    flops = flops_per_sample(model, recipe.task.build(task_view))  # type: ignore[attr-defined]
+    traced = examples_traced(model)
+    task = task_of(recipe, config)
+    trace = trace_loss(model, task, task.example_batch(traced, "meta"), recipe.train.recompute)
+    forward, backward, again = (trace.flops(phase) // traced for phase in ("forward", "backward", "recompute"))
+    flops = forward + backward
     batch = recipe.train.batch_size
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return Count(
         parameters=sum(p.numel() for p in model.parameters()),
         parameters_by_block=parameters_by_block(model),
         flops_per_sample=flops,
+        forward_flops=forward,
+        backward_flops=backward,
+        recompute_flops=again,
         flops_per_step=flops * batch if isinstance(batch, int) else None,
+        uncounted=tuple(trace.unknown),
         weight_bytes=weights,
         gradient_bytes=weights,
         optimizer_bytes=optimizer_bytes(model, recipe.train.optimizer),
@@ -94,7 +109,7 @@ def known_model(recipe: Recipe) -> Config:
     if unknown:
         raise UsageError(
             f"model.{unknown[0]} must be known to count, but is decided by the data when it is read. "
-            f"Set model.{unknown[0]}."
+            f"Set it (--set model.{unknown[0]}=N), or plan the folder of a run."
         )
     return model
 
@@ -130,10 +145,20 @@ def flops_per_sample(model: nn.Module, task: Task) -> int:
         model: On the meta device.
         task: Gives an example batch and the loss.
     """
-    with FlopCounterMode(display=False) as counter:
-        task.loss(model, task.example_batch(1, "meta")).sum.backward()
-    model.zero_grad(set_to_none=True)
-    return counter.get_total_flops()
+    traced = examples_traced(model)
+    return trace_loss(model, task, task.example_batch(traced, "meta")).flops() // traced
+
+
+def examples_traced(model: nn.Module) -> int:
+    """Returns how many examples are traced for one: two where statistics are taken over the batch."""
+    return 2 if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()) else 1
+
+
+def task_of(recipe: Recipe, config: Config) -> Task:
+    """Returns the task of a recipe's model, whose example is as long as the data's rows."""
+    length = getattr(recipe.data, "seq_len", None)
+    seen = config.replace(max_seq_len=length) if length else config
+    return recipe.task.build(seen)  # type: ignore[attr-defined]
 
 
 def optimizer_bytes(model: nn.Module, config: OptimizerConfig) -> int:

@@ -98,7 +98,7 @@ def with_state(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
     named = dict(network.named_parameters())
     optimizers = build_optimizers(config.optimizer, named.items())
     for parameter in named.values():
-        parameter.grad = torch.empty_like(parameter)
+        parameter.grad = torch.empty_like(parameter) if parameter.requires_grad else None
     for optimizer in optimizers:
         optimizer.step()
     for parameter in named.values():
@@ -109,6 +109,12 @@ def with_state(network: nn.Module, config: TrainConfig) -> list[torch.optim.Opti
 def _state(network: nn.Module, optimizers: list[torch.optim.Optimizer]) -> list[Tensor]:
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     return [*optimizer_tensors(optimizers, names).values()]
+
+
+def enlarged(batch: Batch, size: int) -> Batch:
+    """Returns a batch of so many examples like its first, which take no memory of their own."""
+    fields = {name: tensor[:1].expand(size, *tensor.shape[1:]) for name, tensor in batch.fields.items()}
+    return Batch(fields, batch.samples[:1].expand(size))
 
 
 def blank(batch: Batch, device: torch.device, noisy: bool) -> Batch:
@@ -126,7 +132,7 @@ def _pass(network: nn.Module, task: Task, batch: Batch, ledger: Ledger, dtype: t
         return tensor
 
     with contextlib.ExitStack() as stack:
-        for parameter in network.parameters():
+        for parameter in filter(lambda p: p.requires_grad, network.parameters()):
             hook = parameter.register_post_accumulate_grad_hook(ledger.tag_gradient)
             stack.callback(hook.remove)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), computing(batch, dtype):

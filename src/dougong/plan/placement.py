@@ -15,7 +15,7 @@ import torch
 
 from dougong.core.errors import UsageError
 from dougong.plan.cost import Cost, cost_of
-from dougong.plan.count import known_model
+from dougong.plan.count import known_model, task_of
 from dougong.plan.hardware import Hardware
 from dougong.plan.layout import (
     EFFICIENCY,
@@ -130,12 +130,10 @@ def workload(recipe: Recipe, hardware: Hardware, efficiency: float = EFFICIENCY)
             f"train.batch_size must be a number to plan for many devices, but is {train.batch_size}. Set it."
         )
     model = known_model(recipe)
-    length = getattr(recipe.data, "seq_len", None)
-    seen = model.replace(max_seq_len=length) if length else model
     mixed = train.precision != "fp32"
-    task = recipe.task.build(seen)  # type: ignore[attr-defined]
     dtype = torch.bfloat16 if mixed else torch.float32
-    cost = cost_of(model, task, train.optimizer, dtype, length)
+    length = getattr(recipe.data, "seq_len", None)
+    cost = cost_of(model, task_of(recipe, model), train.optimizer, dtype, length)
     return Workload(cost, hardware, train.batch_size, mixed, train.ema is not None, efficiency)
 
 

@@ -29,7 +29,7 @@ def made(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Returns what an operation makes of tensors on the meta device, or None where torch must be asked."""
     rule = _RULES.get(func._overloadpacket)
     first = args[0] if args else None
-    if rule is None or (isinstance(first, Tensor) and not first.is_meta) or kwargs.keys() - _HARMLESS:
+    if rule is None or (isinstance(first, Tensor) and not first.is_meta) or _said(kwargs) - _HARMLESS:
         return None
     if func._overloadpacket.__name__.endswith("_"):
         return first
@@ -45,13 +45,35 @@ def _pointwise(kind: Callable[[torch.dtype], torch.dtype]) -> Callable[..., Any]
             :2
         ]
         dtype = torch.result_type(*pair) if len(pair) == 2 else tensors[0].dtype
-        shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))
+        shape = _broadcast(tensors)
         like = next((tensor for tensor in tensors if tensor.shape == shape), None)
         if like is None or not all(t.is_contiguous() or t is like for t in tensors):
             return torch.empty(shape, dtype=kind(dtype), device="meta")
-        return torch.empty_like(like, dtype=kind(dtype))
+        return _like(like, kind(dtype))
 
     return rule
+
+
+def _said(options: dict[str, Any]) -> set[str]:
+    """Returns the options that are not left as they are by default."""
+    return {name for name, value in options.items() if value is not None and value is not False}
+
+
+def _like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Returns what `torch.empty_like` makes, which loads sympy (half a second): dims laid out in the same order."""
+    strides = tensor.stride()
+    order = sorted(range(tensor.ndim), key=lambda dim: (-strides[dim], dim))
+    stride, step = [0] * tensor.ndim, 1
+    for dim in reversed(order):
+        stride[dim], step = step, step * max(1, tensor.shape[dim])
+    return torch.empty_strided(tensor.shape, stride, dtype=dtype, device=tensor.device)
+
+
+def _broadcast(tensors: list[Tensor]) -> tuple[int, ...]:
+    """Returns the shape that tensors have together; torch's own answer loads sympy (half a second)."""
+    rank = max(tensor.ndim for tensor in tensors)
+    every = [(1,) * (rank - tensor.ndim) + tuple(tensor.shape) for tensor in tensors]
+    return tuple(next((size for size in sizes if size != 1), 1) for sizes in zip(*every, strict=True))
 
 
 def _real(dtype: torch.dtype) -> torch.dtype:
@@ -96,7 +118,7 @@ def _layer_norm_backward(gradient: Tensor, tensor: Tensor, *rest: Any) -> tuple[
     weight, bias, wanted = rest[3], rest[4], rest[5]
     sources = (tensor, weight, bias)
     return tuple(
-        torch.empty_like(source) if want and source is not None else None
+        _like(source, source.dtype) if want and source is not None else None
         for source, want in zip(sources, wanted, strict=True)
     )
 
@@ -110,6 +132,12 @@ _RULES: dict[Any, Callable[..., Any]] = {
     _ATEN.addmm_: _addmm,
     _ATEN.dot: lambda left, _: left.new_empty(()),
     _ATEN.mean: _mean,
+    **{
+        getattr(_ATEN, f"{name}_like"): lambda tensor: _like(tensor, tensor.dtype)
+        for name in ("empty", "zeros", "ones")
+    },
+    _ATEN.embedding: lambda table, places, *_: table.new_empty(*places.shape, table.shape[1]),
+    _ATEN.embedding_dense_backward: lambda slope, _, count, *__: slope.new_empty(count, slope.shape[-1]),
     _ATEN.cat: _cat,
     _ATEN.native_layer_norm: _layer_norm,
     _ATEN.native_layer_norm_backward: _layer_norm_backward,

@@ -11,24 +11,29 @@ from dougong.run.evaluation import evaluate
 from dougong.run.generation import generate, load
 from dougong.run.importing import import_weights
 from dougong.run.inventory import inventory
+from dougong.run.planning import Plan, calibrated, draw, plan
 from dougong.run.training import Run, train
 from dougong.train.resume import Resume
 
 __all__ = [
     "Check",
     "Comparison",
+    "Plan",
     "Resume",
     "Run",
+    "calibrated",
     "check",
     "diff",
     "diff_checkpoints",
     "doctor",
+    "draw",
     "evaluate",
     "generate",
     "import_weights",
     "inventory",
     "list_checkpoints",
     "load",
+    "plan",
     "prune_checkpoints",
     "train",
     "verify_checkpoints",

@@ -213,7 +213,8 @@ class _Rows:
     def _of_length(self, length: int | None) -> tuple[Batches, int]:
         """Returns the batches of rows of a length, and the operations of one row."""
         if length not in self.found:
-            parts = self.parts if length in (None, self.parts.data.seq_len) else self._cut(length)
+            whole = length is None or length == self.parts.data.seq_len
+            parts = self.parts if whole else self._cut(length)
             with torch.enable_grad():
                 operations = flops_per_sample(build_on_meta(parts.recipe.model), parts.task)
             self.found[length] = (parts.batches(), operations)

@@ -19,9 +19,10 @@ from dougong.core.contracts import Batch
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import DougongError, ResourceError, is_memory
 from dougong.plan.count import state_bytes
-from dougong.plan.memory import Memory, step_memory
+from dougong.plan.memory import Memory, enlarged, step_memory
 from dougong.recipe import Recipe
 from dougong.run.parts import Parts
+from dougong.train.config import TrainConfig
 from dougong.train.step import Report
 
 
@@ -54,19 +55,28 @@ def predicted_memory(parts: Parts) -> Memory:
     train = parts.recipe.train
     device = choose_device(train.device)
     kind = device if device.type == "cuda" else torch.device("cpu")  # of other devices' kernels too little is known
-    batches, size = parts.batches(), parts.sizes().sizes[-1]
-    dataset = parts.data.train[0][0]
-    largest = dataset[dataset.longest] if hasattr(dataset, "longest") else batches.examples[0]
-    one = batches.collate([largest], [0]).to(kind)
-    fields = {name: tensor.expand(size, *tensor.shape[1:]) for name, tensor in one.fields.items()}
+    batch = largest_batch(parts, kind)
     dtype = choose_precision(train.precision, device).dtype
-    found = step_memory(parts.recipe.model, parts.task, Batch(fields, one.samples.expand(size)), train, dtype)
-    if device.type == "cpu" and train.checkpoint.asynchronous and 0 < train.checkpoint.every < train.steps:
-        found = dataclasses.replace(found, staging=found.weights + found.optimizer + found.average)
+    found = step_memory(parts.recipe.model, parts.task, batch, train, dtype)
+    found = dataclasses.replace(found, staging=staging_of(train, found, device))
     there = memory_of(device)
     if there is not None and found.peak > there:
         log.warn(f"a step will take {found}, but there are {there / 1e6:,.0f} MB. {_knobs(parts.recipe)}")
     return found
+
+
+def largest_batch(parts: Parts, device: torch.device) -> Batch:
+    """Returns a batch as large as any of the training: its longest example, as often as the largest step has some."""
+    dataset = parts.data.train[0][0]
+    batches = parts.batches()
+    longest = dataset[dataset.longest] if hasattr(dataset, "longest") else batches.examples[0]
+    return enlarged(batches.collate([longest], [0]).to(device), parts.sizes().sizes[-1])
+
+
+def staging_of(train: TrainConfig, found: Memory, device: torch.device) -> int:
+    """Returns the bytes of the copy from which checkpoints are written, where it is in the memory of training."""
+    copied = train.checkpoint.asynchronous and 0 < train.checkpoint.every < train.steps
+    return found.weights + found.optimizer + found.average if copied and device.type == "cpu" else 0
 
 
 class MemoryWatch:
@@ -74,7 +84,17 @@ class MemoryWatch:
 
     def __init__(self, parts: Parts):
         self.recipe, self.step = parts.recipe, 0
-        self.estimate = _estimate(parts)
+        self.predicted = _predicted(parts)
+        held = state_bytes(parts.recipe) / 1e6
+        self.estimate = (
+            str(self.predicted)
+            if self.predicted
+            else (f"{held:,.0f} MB of weights, gradients and optimizer state, and activations on top")
+        )
+
+    def figures(self) -> dict[str, int]:
+        """Returns the peak of a step by the name of `plan.json`, without the copy that checkpoints are written from."""
+        return {"memory_bytes": self.predicted.peak - self.predicted.staging} if self.predicted else {}
 
     def observe(self, report: Report) -> None:
         """Takes note of a step that is done."""
@@ -115,16 +135,15 @@ def loading(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _estimate(parts: Parts) -> str:
-    """Returns the prediction in words; of a model that cannot be run without numbers, what is held at every step."""
+def _predicted(parts: Parts) -> Memory | None:
+    """Returns the prediction; None of a model that cannot be run without numbers."""
     try:
-        return str(predicted_memory(parts))
+        return predicted_memory(parts)
     except Exception as error:  # a prediction is no condition: the run may go on without one
         if isinstance(error, DougongError):
             raise
         log.warn(f"the memory of a step could not be predicted ({type(error).__name__}: {_first_line(error)})")
-        held = state_bytes(parts.recipe) / 1e6
-        return f"{held:,.0f} MB of weights, gradients and optimizer state, and activations on top"
+        return None
 
 
 def _knobs(recipe: Recipe) -> str:

@@ -27,6 +27,7 @@ from dougong.recipe.sources import RUN_RECIPE, Source, anchored, model_folder
 from dougong.run.card import write_card
 from dougong.run.evaluation import compressed_bits_per_byte, full_evaluation
 from dougong.run.folder import claimed, is_run, new_run_folder, newest_run_folder
+from dougong.run.measuring import compare, predicted_step
 from dougong.run.memory import MemoryWatch, require_memory
 from dougong.run.parts import Parts, prepare
 from dougong.run.sampler import Sampler
@@ -164,6 +165,8 @@ def _run(recipe: Recipe, folder: Path, resume: Resume | None, order: Order) -> R
         if (folder / "run.jsonl").exists():
             write_page(folder)
     metrics = _leave_model(parts, job.model, folder, outcome)
+    compare(parts, job.model, folder)
+    write_page(folder)
     return Run(folder, parts.recipe, outcome.steps, outcome.reason, metrics, outcome.seconds, parts.writes_text)
 
 
@@ -206,7 +209,7 @@ def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, watch:
     counted = count(recipe)
     log.say(f"plan: {counted.flops_per_sample * parts.sizes().size(0) / 1e9:,.1f} GFLOP a step; {watch.estimate}")
     model = new_model(recipe)
-    plan = _plan(parts, dataclasses.asdict(counted))
+    plan = {**_plan(parts, dataclasses.asdict(counted)), **predicted_step(parts), **watch.figures()}
     values = anchored(recipe.values(), Path(), absolute=True)
     files.write_json(folder / "plan.json", plan)
     files.write_whole(folder / RUN_RECIPE, to_yaml(values))
@@ -276,7 +279,6 @@ def _leave_model(parts: Parts, model: nn.Module, folder: Path, outcome: Outcome)
     card = write_card(parts, parameters, metrics, outcome.steps)
     assets = {**_assets(parts.data), "README.md": card.encode()}
     save_model(model, folder / "model", assets, eos_id=parts.data.tokenizer.eot_id if parts.writes_text else None)
-    write_page(folder)
     return metrics
 
 

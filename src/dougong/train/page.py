@@ -51,14 +51,14 @@ def write_page(folder: Path) -> Path:
     steps, events = read_run(folder)
     starts = [event for event in events if event["event"] == "start"]
     start = starts[-1] if starts else {}
-    ends = [event for event in events if event["event"] == "end"]
+    end = {name: value for event in events if event["event"] in ("end", "measured") for name, value in event.items()}
     sections = [
         _summary(steps, events, start),
         _section("Curves", _curves(steps, events)),
         _section("Samples", _samples(folder / "samples")),
         _section(
             "Plan against measured",
-            _plan(folder / "plan.json", measured_figures(steps, start, ends[-1] if ends else {})),
+            _plan(folder / "plan.json", measured_figures(steps, start, end, _item(folder / "plan.json"))),
         ),
         _section("Recipe", _verbatim(folder / "recipe.yaml")),
         _section("Versions", _table({**start.get("versions", {}), **_notes(start)})),
@@ -171,10 +171,26 @@ def _plan(path: Path, measured: Mapping[str, Any]) -> str:
     plan = dict(_flat(files.read_json(path)))
     rows = "".join(
         f'<tr><td>{html.escape(name)}</td><td class="number">{_shown(plan.get(name, ""))}</td>'
-        f'<td class="number">{_shown(measured.get(name, ""))}</td></tr>\n'
+        f'<td class="number">{_shown(measured.get(name, ""))}</td>'
+        f'<td class="number">{_ratio(measured.get(name), plan.get(name))}</td></tr>\n'
         for name in {**plan, **measured}
     )
-    return f"<table>\n<tr><th></th><th>planned</th><th>measured</th></tr>\n{rows}</table>\n" if rows else ""
+    heads = "".join(f"<th>{head}</th>" for head in ("", "planned", "measured", "measured over planned"))
+    return f"<table>\n<tr>{heads}</tr>\n{rows}</table>\n" if rows else ""
+
+
+def _ratio(measured: Any, planned: Any) -> str:
+    """Returns how often the one is in the other, where both are numbers."""
+    if not all(
+        isinstance(value, int | float) and not isinstance(value, bool) and value for value in (measured, planned)
+    ):
+        return ""
+    return f"{measured / planned:.3f}"
+
+
+def _item(path: Path) -> str:
+    """Returns what the items of a run are called: its plan counts them under their name."""
+    return "tokens" if not path.is_file() or "tokens" in files.read_json(path) else "examples"
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
@@ -187,7 +203,7 @@ def _flat(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def measured_figures(
-    steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any], end: Mapping[str, Any]
+    steps: Sequence[Mapping[str, Any]], start: Mapping[str, Any], end: Mapping[str, Any], item: str = "tokens"
 ) -> dict[str, int | float]:
     """Returns what a plan can be held against: counts and bytes, and the medians of seconds and rates."""
     seconds = sorted(step["seconds"] for step in steps if step.get("seconds"))
@@ -196,12 +212,12 @@ def measured_figures(
     figures = {
         "parameters": start.get("parameters"),
         "steps": len(steps),
-        "tokens": sum(step.get("items", 0.0) for step in steps),
+        item: sum(step.get("items", 0.0) for step in steps),
         "seconds": sum(seconds),
         "seconds_per_step": seconds[len(seconds) // 2] if seconds else None,
-        "tokens_per_second": rates[len(rates) // 2] if rates else None,
+        f"{item}_per_second": rates[len(rates) // 2] if rates else None,
         "mfu": shares[len(shares) // 2] if shares else None,
-        **{name: value for name, value in end.items() if name.endswith("_bytes")},
+        **{name: value for name, value in end.items() if name.endswith("_bytes") or name == "flops_per_step"},
     }
     return {name: value for name, value in figures.items() if value is not None}
 
