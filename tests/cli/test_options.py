@@ -33,6 +33,7 @@ OPTIONS = {
         "RECIPE",
         "[PROMPT]...",
     ],
+    "plan": ["--advise", "--calibrate", "--devices", "--diagram", "--help", "--json", "--set", "RECIPE"],
     "import": ["--help", "--json", "--key", "--to", "SOURCE"],
     "recipe": ["--help", "--json", "--schema", "--set", "RECIPE"],
     "list": ["--help", "--json", "KIND"],

@@ -358,7 +358,7 @@ def test_initial_values_are_those_of_the_table() -> None:
         f"{block}.attention.output.weight": 128**-0.5 / 4,
         f"{block}.feedforward.down.weight": 512**-0.5 / 4,
         "stages.3_lstm.weight_hh_l0": 64**-0.5 / 3**0.5,
-        "answer.weight": 0.02,
+        "answer.weight": 0.1 * 64**-0.5,
     }.items():
         assert values[name].std().item() == pytest.approx(std, rel=0.1), name
 
@@ -368,6 +368,7 @@ def test_an_embedding_to_which_the_head_is_tied_begins_small() -> None:
     assert tied.head_weight is tied.get_parameter("stages.0_embed.weight")
     assert tied.head_weight.std().item() == pytest.approx(0.02, rel=0.2)
     assert own.get_parameter("stages.0_embed.weight").std().item() == pytest.approx(1.0, rel=0.2)
+    assert own.head_weight.std().item() == pytest.approx(0.02, rel=0.2)
 
 
 @pytest.mark.parametrize("norm", ["layer", "batch"])

@@ -236,7 +236,8 @@ class Stack(nn.Module):
         | linear maps | normal, std `1 / sqrt(fan_in)`; the last of each branch of a Transformer block divided by \
           `sqrt(2 blocks)` |
         | embedding | normal, std `embed.std`: 1, or 0.02 where the head is tied to it |
-        | learned positions, head | normal, std 0.02 |
+        | learned positions, head next_token | normal, std 0.02 |
+        | other heads, whose features nothing may have normalised | normal, std `0.1 / sqrt(fan_in)` |
         """
         blocks = sum(name.endswith(".attention_norm") for name, _ in self.named_modules())
         for path, module in self.named_modules():
@@ -252,6 +253,8 @@ class Stack(nn.Module):
                     draw_normal(tensor, self._std(path, name, tensor, blocks), seed, name)
 
     def _std(self, path: str, name: str, tensor: Tensor, blocks: int) -> float:
+        if path == "answer" and not isinstance(self.head_stage, heads.NextToken):
+            return 0.1 / math.sqrt(tensor.shape[-1])
         if path == "answer" or path.endswith("_position"):
             return 0.02
         if path.endswith("_embed"):
