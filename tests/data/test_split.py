@@ -7,7 +7,7 @@ import pytest
 from dougong.core.config import try_validate
 from dougong.data.document import Document
 from dougong.data.source import Tally
-from dougong.data.split import Divided, ValidationConfig, by_document, by_position
+from dougong.data.split import Divided, HeldOutConfig, ValidationConfig, by_document, by_position
 
 
 class Listed:
@@ -88,3 +88,21 @@ def test_characters_are_counted_once() -> None:
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -1.0, float("nan")])
 def test_fraction_lies_between_none_and_all(fraction: float) -> None:
     assert len(try_validate(ValidationConfig, {"fraction": fraction})[1]) == 1
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.2, 1 / 3, 0.5])
+def test_the_folds_keep_each_example_apart_once(fraction: float) -> None:
+    folds = [HeldOutConfig(fraction=fraction, fold=fold) for fold in range(round(1 / fraction))]
+    kept = [[fold.keeps(document.text.encode()) for fold in folds] for document in MANY]
+    assert [sum(each) for each in kept] == [1] * len(MANY)
+    shares = [sum(each) / len(MANY) for each in zip(*kept, strict=True)]
+    assert shares == pytest.approx([fraction] * len(folds), abs=0.04)
+
+
+@pytest.mark.parametrize(("fraction", "last"), [(0.1, 9), (0.3, 2), (0.75, 0)])
+def test_a_fold_beyond_the_last_whole_one_is_refused(fraction: float, last: int) -> None:
+    assert HeldOutConfig(fraction=fraction, fold=last).fold == last
+    _, complaints = try_validate(HeldOutConfig, {"fraction": fraction, "fold": last + 1})
+    assert [(complaint.path, complaint.text) for complaint in complaints] == [
+        (("fold",), f"fold must be less than {last + 1}, as fraction is {fraction:g}, but is {last + 1}.")
+    ]

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Annotated, Literal
 
 from pydantic import Field
 
-from dougong.core.config import Config
+from dougong.core.config import Config, Fault
 from dougong.data.document import Document
 from dougong.data.source import Source, Tally
 
@@ -32,11 +33,20 @@ class HeldOutConfig(Config):
 
     fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
     """Share of the examples that is kept apart."""
+    fold: Annotated[int, Field(ge=0)] = 0
+    """Which share: with `fraction: 0.1`, the folds 0 to 9 keep each example apart once (cross-validation)."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields a fold beyond the last whole one."""
+        folds = math.floor(1 / self.fraction + 1e-9)
+        if self.fold >= folds:
+            yield Fault("fold", f"must be less than {folds}, as fraction is {self.fraction:g}, but is {self.fold}.")
 
     def keeps(self, content: bytes) -> bool:
         """Tells whether an example of this content is kept apart."""
         digest = hashlib.blake2b(content, digest_size=8).digest()
-        return int.from_bytes(digest, "big") < self.fraction * 2.0**64
+        share = self.fraction * 2.0**64
+        return self.fold * share <= int.from_bytes(digest, "big") < (self.fold + 1) * share
 
 
 class Divided:
