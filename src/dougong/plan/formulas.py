@@ -35,7 +35,9 @@ _BYTES_ALONE = re.compile(
     r"dot|vdot|isnan|isinf|isfinite|unique\w*|_unique2|alias_copy|view_copy|dropout|_fill_mem_eff_dropout_mask|sym_\w+|"
     r"wait_tensor|record_stream|_conj|conj|resolve_conj|resolve_neg|_neg_view|meshgrid|broadcast_to|im2col|col2im"
 )
-_NO_ARITHMETIC = ("prim", "profiler")  # namespaces that ask for a device or mark a place
+QUESTIONS = ("prim", "profiler")
+"""Namespaces of what asks for a device or marks a place, and computes nothing."""
+
 _LIGHT_TAGS = frozenset({torch.Tag.pointwise, torch.Tag.reduction})
 
 
@@ -54,7 +56,7 @@ def flops(func: Any, args: Any, kwargs: Any, result: Any) -> int:
 
 def unknown(func: Any) -> bool:
     """Tells whether an operation may have products that no formula counts."""
-    if func.namespace in _NO_ARITHMETIC or _formula(func._overloadpacket) or _LIGHT_TAGS & set(func.tags):
+    if func.namespace in QUESTIONS or _formula(func._overloadpacket) or _LIGHT_TAGS & set(func.tags):
         return False
     return not _BYTES_ALONE.fullmatch(func._overloadpacket.__name__.rstrip("_"))
 
@@ -85,10 +87,25 @@ def _added_matrix_vector(_: Tensor, matrix: Tensor, *__: Any, **___: Any) -> int
     return 2 * matrix.numel()
 
 
-# What torch's table lacks, and its fused attention, whose backward pass it counts in another way for each kernel.
+def _convolution(given: Tensor, weight: Tensor, *rest: Any, out_val: Tensor, **_: Any) -> int:
+    """Two for each number made and each number of its window; transposed, for each number given."""
+    transposed = len(rest) > 4 and rest[4] is True
+    return 2 * (given if transposed else out_val).numel() * weight[0].numel()
+
+
+def _convolution_backward(slope: Tensor, given: Tensor, weight: Tensor, *rest: Any, **_: Any) -> int:
+    """As much for the slope of what is given, if that is wanted, and for that of the weight."""
+    transposed, wanted = rest[4], rest[-1]
+    return 2 * (given if transposed else slope).numel() * weight[0].numel() * sum(wanted[:2])
+
+
+# What torch's table lacks, whose slope of a grouped convolution's weight it takes for that of a whole one, and its fused attention, whose backward pass it counts in another way for each kernel.
 _OWN: dict[str, Any] = {
     "mv": _matrix_vector,
     "addmv": _added_matrix_vector,
+    "convolution": _convolution,
+    "_convolution": _convolution,
+    "convolution_backward": _convolution_backward,
     **{
         f"_scaled_dot_product_{kind}{way}": count
         for kind in ("flash_attention", "flash_attention_for_cpu", "efficient_attention", "cudnn_attention")

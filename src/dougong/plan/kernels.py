@@ -17,8 +17,9 @@ from dougong.nn.scan import GATES, Kind
 Call = Callable[[], object]
 _ATEN, _OWN = torch.ops.aten, torch.ops.dougong
 
-SIDES = (4.0, 32.0, 128.0, 512.0, 2048.0)
-BYTES = (4096.0, 65536.0, 524288.0, 4194304.0, 33554432.0, 134217728.0)
+SIDES = (4.0, 32.0, 128.0, 512.0, 1024.0)
+BYTES = (4096.0, 65536.0, 524288.0, 4194304.0, 33554432.0, 100663296.0)
+TYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _ROW = 256
 
 
@@ -30,32 +31,36 @@ class Kernel:
         axes: The sizes of each axis at which it is timed, rising.
         make: Returns what is timed, for one size of each axis.
         calls: How many operations it is.
+        touched: Gives the bytes that it reads and writes, for one size of each axis; None where what it takes does not
+            depend on where they are.
     """
 
     axes: tuple[tuple[float, ...], ...]
     make: Callable[..., Call]
     calls: int = 1
+    touched: Callable[..., float] | None = None
 
 
 def kernels() -> Mapping[str, Kernel]:
     """Returns all kernels by name; `/` stands before a variant: `product/fp32/backward`."""
-    found = {f"bytes/{name}": Kernel((BYTES,), make) for name, make in _STREAMS.items()}
+    found = {f"bytes/{name}": Kernel((BYTES,), make, touched=float) for name, make in _STREAMS.items()}
     for phase, calls in (("forward", 1), ("backward", 2)):
-        for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-            found[f"product/{name}/{phase}"] = Kernel((SIDES, SIDES, SIDES), _product(dtype, phase), calls)
-            found[f"batched/{name}/{phase}"] = Kernel(
-                ((4.0, 64.0), (16.0, 64.0, 256.0), (16.0, 64.0, 256.0), (16.0, 64.0, 256.0)), _batched(dtype)
-            )
-        axes: tuple[tuple[float, ...], ...] = ((4.0, 64.0), (32.0, 128.0, 512.0), (16.0, 64.0))
-        found[f"attention/{phase}"] = Kernel(axes, _attention(phase))
-        for name in ("1x1", "3x3", "1d"):
-            axes = ((3.0, 16.0, 64.0, 256.0), (16.0, 64.0, 256.0), (256.0, 4096.0, 16384.0))
-            found[f"convolution/{name}/{phase}"] = Kernel(axes, _convolution(name, phase))
-        found[f"convolution/depthwise/{phase}"] = Kernel(((16.0, 64.0, 256.0), (256.0, 4096.0)), _depthwise(phase))
+        for kind, dtype in TYPES.items():
+            found[f"product/{kind}/{phase}"] = Kernel((SIDES, SIDES, SIDES), _product(dtype, phase), calls, _of_product)
+            axes: tuple[tuple[float, ...], ...] = ((4.0, 64.0), (32.0, 128.0, 512.0), (16.0, 64.0))
+            found[f"attention/{kind}/{phase}"] = Kernel(axes, _attention(dtype, phase))
+            axes = ((3.0, 16.0, 64.0, 256.0), (16.0, 64.0, 256.0), (256.0, 2048.0, 8192.0))
+            for name in ("1x1", "3x3", "1d"):
+                found[f"convolution/{name}/{kind}/{phase}"] = Kernel(axes, _convolution(name, dtype, phase))
+            axes = ((16.0, 64.0, 256.0), (256.0, 4096.0))
+            found[f"convolution/depthwise/{kind}/{phase}"] = Kernel(axes, _depthwise(dtype, phase))
         recurrences: tuple[Kind, ...] = ("rnn", "gru", "lstm")
-        for kind in recurrences:
+        for cell in recurrences:
             axes = ((8.0, 64.0), (4.0, 32.0), (32.0, 128.0, 512.0))
-            found[f"recurrence/{kind}/{phase}"] = Kernel(axes, _recurrence(kind, phase))
+            found[f"recurrence/{cell}/{phase}"] = Kernel(axes, _recurrence(cell, phase))
+    for kind, dtype in TYPES.items():
+        axes = ((4.0, 64.0), (16.0, 64.0, 256.0), (16.0, 64.0, 256.0), (16.0, 64.0, 256.0))
+        found[f"batched/{kind}"] = Kernel(axes, _batched(dtype))
     return found
 
 
@@ -65,12 +70,16 @@ def _product(dtype: torch.dtype, phase: str) -> Callable[..., Call]:
     def make(rows: float, columns: float, inner: float) -> Call:
         m, n, k = int(rows), int(columns), int(inner)
         if phase == "forward":
-            left, right = torch.rand(m, k).to(dtype), torch.rand(n, k).to(dtype)
+            left, right = torch.ones(m, k, dtype=dtype), torch.ones(n, k, dtype=dtype)
             return lambda: torch.mm(left, right.t())
-        first, second = (torch.rand(m, k).to(dtype), torch.rand(k, n).to(dtype)), torch.rand(k, m).to(dtype)
+        first, second = (torch.ones(m, k, dtype=dtype), torch.ones(k, n, dtype=dtype)), torch.ones(k, m, dtype=dtype)
         return lambda: (torch.mm(*first), torch.mm(second.t(), first[1]))
 
     return make
+
+
+def _of_product(rows: float, columns: float, inner: float) -> float:
+    return 4 * (rows * inner + inner * columns + rows * columns)
 
 
 def _batched(dtype: torch.dtype) -> Callable[..., Call]:
@@ -92,38 +101,41 @@ def _differentiated(inputs: tuple[Tensor, ...], call: Callable[..., Tensor], pha
     return lambda: torch.autograd.grad(output, wanted, slope, retain_graph=True)
 
 
-def _attention(phase: str) -> Callable[..., Call]:
+def _attention(dtype: torch.dtype, phase: str) -> Callable[..., Call]:
     """Causal or not: torch's kernel takes as long either way."""
 
     def make(count: float, time: float, dim: float) -> Call:
         heads = 4
         shape = (int(count) // heads, heads, int(time), int(dim))
-        inputs = (torch.rand(shape), torch.rand(shape), torch.rand(shape))
+        inputs = tuple(torch.rand(shape).to(dtype) for _ in range(3))
         return _differentiated(inputs, F.scaled_dot_product_attention, phase)
 
     return make
 
 
-def _convolution(name: str, phase: str) -> Callable[..., Call]:
+def _convolution(name: str, dtype: torch.dtype, phase: str) -> Callable[..., Call]:
     def make(given: float, made: float, positions: float) -> Call:
         if name == "1d":
-            image: tuple[int, ...] = (8, int(given), int(positions) // 8)
+            shape: tuple[int, ...] = (8, int(positions) // 8, int(given))
             weight: tuple[int, ...] = (int(made), int(given), 3)
-            return _differentiated(
-                (torch.rand(image), torch.rand(weight)), lambda x, w: F.conv1d(x, w, padding=1), phase
-            )
+            inputs = (torch.rand(shape).to(dtype), torch.rand(weight).to(dtype))
+            return _differentiated(inputs, _over_time, phase)
         size = 3 if name == "3x3" else 1
         shape, weight = _image(given, positions), (int(made), int(given), size, size)
-        return _differentiated(
-            (torch.rand(shape), torch.rand(weight)), lambda x, w: F.conv2d(x, w, padding=size // 2), phase
-        )
+        inputs = (torch.rand(shape).to(dtype), torch.rand(weight).to(dtype))
+        return _differentiated(inputs, lambda x, w: F.conv2d(x, w, padding=size // 2), phase)
 
     return make
 
 
-def _depthwise(phase: str) -> Callable[..., Call]:
+def _over_time(hidden: Tensor, weight: Tensor) -> Tensor:
+    """As `nn.convolution` has it, channels last."""
+    return F.conv1d(hidden.transpose(1, 2), weight, padding=1).transpose(1, 2)
+
+
+def _depthwise(dtype: torch.dtype, phase: str) -> Callable[..., Call]:
     def make(channels: float, positions: float) -> Call:
-        inputs = (torch.rand(_image(channels, positions)), torch.rand(int(channels), 1, 3, 3))
+        inputs = (torch.rand(_image(channels, positions)).to(dtype), torch.rand(int(channels), 1, 3, 3).to(dtype))
         return _differentiated(inputs, lambda x, w: F.conv2d(x, w, padding=1, groups=int(channels)), phase)
 
     return make
@@ -227,9 +239,36 @@ def _batch_norm_backward(size: float) -> Call:
     return lambda: _ATEN.native_batch_norm_backward(slope, tensor, *rest)
 
 
-def _pool(size: float) -> Call:
-    tensor = _picture(size, 1.75)
-    return lambda: _ATEN.max_pool2d_with_indices(tensor, [2, 2])
+_WINDOW = ([2, 2], [2, 2], [0, 0])
+
+
+def _largest(size: float) -> Call:
+    tensor = _picture(size, 1.75)  # a number and a place of 8 bytes for each four that are read
+    return lambda: _ATEN.max_pool2d_with_indices(tensor, *_WINDOW)
+
+
+def _largest_backward(size: float) -> Call:
+    tensor = _picture(size, 2.75)
+    pooled, places = _ATEN.max_pool2d_with_indices(tensor, *_WINDOW)
+    return lambda: _ATEN.max_pool2d_with_indices_backward(pooled, tensor, *_WINDOW, [1, 1], False, places)
+
+
+def _mean(size: float) -> Call:
+    tensor = _picture(size, 1.25)
+    return lambda: _ATEN.avg_pool2d(tensor, *_WINDOW)
+
+
+def _mean_backward(size: float) -> Call:
+    tensor = _picture(size, 2.25)
+    pooled = _ATEN.avg_pool2d(tensor, *_WINDOW)
+    return lambda: _ATEN.avg_pool2d_backward(pooled, tensor, *_WINDOW, False, True, None)
+
+
+def _masked(size: float) -> Call:
+    """As padding is blanked: one mark for a row of channels."""
+    tensor = _floats(size, 2)
+    mask = torch.rand(len(tensor), 1) < 0.5
+    return lambda: tensor.masked_fill(mask, 0.0)
 
 
 def _lookup(size: float) -> Call:
@@ -282,7 +321,11 @@ _STREAMS: dict[str, Callable[..., Call]] = {
     "layer_norm_backward": _layer_norm_backward,
     "batch_norm": _batch_norm,
     "batch_norm_backward": _batch_norm_backward,
-    "pool": _pool,
+    "largest": _largest,
+    "largest_backward": _largest_backward,
+    "mean": _mean,
+    "mean_backward": _mean_backward,
+    "masked": _masked,
     "lookup": _lookup,
     "scatter": _scatter,
     "integers": _integers,

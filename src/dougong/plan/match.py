@@ -78,7 +78,11 @@ _STREAMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"native_(layer|group)_norm_backward|_fused_rms_norm_backward", "layer_norm_backward"),
         (r"_?(native_|cudnn_)?batch_norm(_legit.*|_with_update.*)?", "batch_norm"),
         (r"_?(native_|cudnn_)?batch_norm_backward", "batch_norm_backward"),
-        (r".*pool[123]d.*", "pool"),
+        (r".*max_pool[123]d(_with_indices)?", "largest"),
+        (r".*max_pool[123]d(_with_indices)?_backward", "largest_backward"),
+        (r".*avg_pool[123]d", "mean"),
+        (r".*avg_pool[123]d_backward", "mean_backward"),
+        (r"masked_fill_?|where", "masked"),
         (r"embedding|gather|index|index_select|take|nll_loss(2d)?_forward", "lookup"),
         (r"embedding_dense_backward|(_?index_put|scatter|scatter_add|index_add|_unsafe_index_put)_?", "scatter"),
         (r"(zeros|ones|full|new_\w+|fill|zero|arange|scalar_tensor|empty)(_like)?_?|\w+_scatter", "fill"),
@@ -146,18 +150,33 @@ def _parameters(kernel: str, operation: Operation) -> float:
 
 def _product(operation: Operation, machine: Calibration) -> tuple[str, float]:
     (*count, rows, inner), (*_, columns) = operation.shapes[-2:]
-    phase = "backward" if operation.phase == "backward" else "forward"
-    kind = "bf16" if operation.dtype == torch.bfloat16 else "fp32"
     if count:
-        table = machine.tables[f"batched/{kind}/{phase}"]
+        table = machine.tables[f"batched/{_type(operation)}"]
         return "products", table.at(math.prod(count), rows, columns, inner)
-    return "products", machine.tables[f"product/{kind}/{phase}"].at(rows, columns, inner)
+    return "products", machine.tables[f"product/{_type(operation)}/{_phase(operation)}"].at(rows, columns, inner)
+
+
+def _grouped(operation: Operation, machine: Calibration) -> tuple[str, float]:
+    """The products of a mixture's experts, each of which has an equal part of the rows."""
+    (rows, outer), second, (groups,) = operation.shapes
+    table = machine.tables[f"product/{_type(operation)}/{_phase(operation)}"]
+    if len(second) == 2:  # the slope of the weights
+        return "products", groups * table.at(outer, second[1], rows / groups)
+    return "products", groups * table.at(rows / groups, second[1], outer)
+
+
+def _type(operation: Operation) -> str:
+    return "bf16" if operation.dtype == torch.bfloat16 else "fp32"
+
+
+def _phase(operation: Operation) -> str:
+    return "backward" if operation.phase == "backward" else "forward"
 
 
 def _attention(operation: Operation, machine: Calibration) -> tuple[str, float]:
     back = "backward" in operation.name
     (*count, time, dim), (*_, others, _) = operation.shapes[back], operation.shapes[back + 1]
-    table = machine.tables[f"attention/{'backward' if back else 'forward'}"]
+    table = machine.tables[f"attention/{_type(operation)}/{'backward' if back else 'forward'}"]
     return "attention", table.at(math.prod(count), math.sqrt(time * others), dim)
 
 
@@ -169,13 +188,13 @@ def _convolution(operation: Operation, machine: Calibration) -> tuple[str, float
         positions = operation.shapes[0][0] * math.prod(operation.shapes[0][2:])
     else:
         positions = operation.flops // (2 * made * given * window) or image[0] * math.prod(image[2:])
-    phase = "backward" if back else "forward"
+    kind = f"{_type(operation)}/{'backward' if back else 'forward'}"
     if given == 1 and image[1] > 1:
-        return "convolutions", machine.tables[f"convolution/depthwise/{phase}"].at(made, positions) * window / 9
+        return "convolutions", machine.tables[f"convolution/depthwise/{kind}"].at(made, positions) * window / 9
     groups = image[1] // given
     name, usual = ("1x1", 1) if window == 1 else ("1d", 3) if len(kernel) == 1 else ("3x3", 9)
     seconds = (
-        machine.tables[f"convolution/{name}/{phase}"].at(given, made / groups, positions) * groups * window / usual
+        machine.tables[f"convolution/{name}/{kind}"].at(given, made / groups, positions) * groups * window / usual
     )
     whole = 4 * made * given * window * positions
     share = operation.flops / whole if back and operation.flops else 1.0
@@ -205,6 +224,7 @@ _WORKS: tuple[tuple[re.Pattern[str], _Work], ...] = tuple(
     (re.compile(pattern), work)
     for pattern, work in (
         (r"mm|addmm|bmm|baddbmm", _product),
+        (r"grouped_linear|grouped_outer", _grouped),
         (r"_scaled_dot_product_\w+", _attention),
         (r"(mkldnn_|cudnn_|_)?convolution(_overrideable)?(_backward)?", _convolution),
         (r"(mkldnn_rnn_layer|lstm)(_backward)?", _lstm),

@@ -202,6 +202,8 @@ class Recorder(TorchDispatchMode):
             return 1
         kwargs = kwargs or {}
         result = func(*args, **kwargs)
+        if func.namespace in formulas.QUESTIONS:
+            return result
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if formulas.unknown(func):
