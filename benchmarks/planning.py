@@ -50,7 +50,9 @@ _WORDS = (
     "[{label: a, paths: [a.txt]}, {label: b, paths: [b.txt]}]}"
 )
 _PICTURES = "task: {name: image_classification}, data: {name: digits}"
-_TEXT = "task: {name: language_modeling}, data: {name: text, sources: [{name: python_library}], tokenizer: {name: bytes}"
+_TEXT = (
+    "task: {name: language_modeling}, data: {name: text, sources: [{name: python_library}], tokenizer: {name: bytes}"
+)
 
 
 def _train(size: int, rest: str = "") -> str:
@@ -84,7 +86,9 @@ _SEPARABLE = ", ".join(
     f"{dim}, kernel: 1}}}}, {{norm: batch}}, {{activate: relu}}"
     for dim, stride in ((64, 1), (128, 2), (128, 1), (256, 2), (256, 1))
 )
-_WIDTHS = ", ".join(f"[{{conv: {{dim: 100, kernel: {size}}}}}, {{activate: relu}}, {{pool: max}}]" for size in (3, 4, 5))
+_WIDTHS = ", ".join(
+    f"[{{conv: {{dim: 100, kernel: {size}}}}}, {{activate: relu}}, {{pool: max}}]" for size in (3, 4, 5)
+)
 _STEM = ", ".join(f"{{conv: {{dim: {dim}, kernel: 3, stride: 2}}}}, {{activate: relu}}" for dim in (32, 64))
 
 RECIPES: Mapping[str, str] = {
@@ -145,9 +149,7 @@ RECIPES: Mapping[str, str] = {
         8,
         ", recompute: true, microbatch_size: 4, ema: {decay: 0.99}",
     ),
-    "GPT-2, 124M": _text(
-        "name: gpt, max_seq_len: 128, vocab_size: 50257, num_layers: 12, num_heads: 12, dim: 768", 2
-    ),
+    "GPT-2, 124M": _text("name: gpt, max_seq_len: 128, vocab_size: 50257, num_layers: 12, num_heads: 12, dim: 768", 2),
 }
 
 

@@ -28,7 +28,6 @@ RING, RING_BYTES = 32, 32e6
 """At most over how many calls' tensors, of how many bytes together, a kernel takes turns."""
 
 
-
 @dataclass(frozen=True)
 class Table:
     """Seconds of a kernel over the sizes of its axes.
@@ -129,8 +128,10 @@ def _table(kernel: Kernel, budget: float) -> Table:
 
 
 def _turns(kernel: Kernel, point: Sequence[float]) -> Callable[[], object]:
-    """Returns a call that takes other tensors each time, as a step does: what an operation reads has left the
-    processor's nearest cache since it was made."""
+    """Returns a call that takes other tensors each time.
+
+    So does a step: what an operation reads has left the processor's nearest cache since it was made.
+    """
     if kernel.touched is None:
         return kernel.make(*point)
     count = int(min(RING, max(2.0, RING_BYTES / kernel.touched(*point))))

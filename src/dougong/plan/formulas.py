@@ -99,7 +99,8 @@ def _convolution_backward(slope: Tensor, given: Tensor, weight: Tensor, *rest: A
     return 2 * (given if transposed else slope).numel() * weight[0].numel() * sum(wanted[:2])
 
 
-# What torch's table lacks, whose slope of a grouped convolution's weight it takes for that of a whole one, and its fused attention, whose backward pass it counts in another way for each kernel.
+# What torch's table lacks or counts otherwise: it takes a grouped convolution's slope of the weight for that of a whole
+# one, and counts the backward pass of fused attention in another way for each kernel.
 _OWN: dict[str, Any] = {
     "mv": _matrix_vector,
     "addmv": _added_matrix_vector,

@@ -193,9 +193,7 @@ def _convolution(operation: Operation, machine: Calibration) -> tuple[str, float
         return "convolutions", machine.tables[f"convolution/depthwise/{kind}"].at(made, positions) * window / 9
     groups = image[1] // given
     name, usual = ("1x1", 1) if window == 1 else ("1d", 3) if len(kernel) == 1 else ("3x3", 9)
-    seconds = (
-        machine.tables[f"convolution/{name}/{kind}"].at(given, made / groups, positions) * groups * window / usual
-    )
+    seconds = machine.tables[f"convolution/{name}/{kind}"].at(given, made / groups, positions) * groups * window / usual
     whole = 4 * made * given * window * positions
     share = operation.flops / whole if back and operation.flops else 1.0
     return "convolutions", seconds * min(1.0, max(0.5, share))  # of pictures themselves no slope is wanted

@@ -1,14 +1,15 @@
 """The peak memory of a training step, found by running one with tensors that have shapes and no numbers (law 5).
 
-Every allocation of forward, backward and update is booked, so that the peak is that of the real step: only what a
-kernel takes for itself inside one operation is not seen. Knows models and tasks through their contracts; does not know
-how much memory there is, nor what evaluation and compiled code take.
+Every allocation of forward, backward and update is booked, so that the peak is that of the real step: of what a kernel
+takes for itself inside one operation, only what `workspace.py` knows of. Knows models and tasks through their
+contracts; does not know how much memory there is, nor what evaluation and compiled code take.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import sys
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_map_only
 
 from dougong.core.config import Config
 from dougong.core.contracts import Batch, Task
+from dougong.plan.workspace import workspace
 from dougong.train.average import Average
 from dougong.train.blocks import prepared_blocks
 from dougong.train.config import TrainConfig
@@ -147,6 +149,9 @@ def computing(batch: Batch, dtype: torch.dtype) -> contextlib.AbstractContextMan
     return torch.autocast(batch.samples.device.type, dtype=dtype)
 
 
+_NOBODY = 0  # the number of memory that no tensor holds
+
+
 class Ledger(TorchDispatchMode):
     """While in this context, notes when the memory of each tensor comes and goes; numbers that are asked for are 1."""
 
@@ -155,13 +160,23 @@ class Ledger(TorchDispatchMode):
         self._entries: list[tuple[int, int]] = []
         self._known: dict[int, tuple[weakref.ref[Any], int]] = {}
         self._tags: dict[int, str] = {}
+        self._sums: dict[int, int] = {}  # where a sum of two gradients is booked, by the first of the two
         self._count = self._start = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Nothing is compiled here: torch need not load its compiler, nor stand between autograd and this."""
+        return False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1
         result = func(*args, **(kwargs or {}))
         tree_map_only(Tensor, self._book, result)
+        if func is torch.ops.aten.add.Tensor and sys._getframe(1).f_code.co_name == "_engine_run_backward":
+            self._sums[self._number(args[0])] = len(self._entries) - 1
+        if taken := workspace(func, args):
+            self._entries += [(_NOBODY, taken), (_NOBODY, -taken)]
         return result
 
     def begin(self) -> None:
@@ -203,7 +218,7 @@ class Ledger(TorchDispatchMode):
         self._count += 1
         number, size = self._count, storage.nbytes()
         self._entries.append((number, size))
-        freed = functools.partial(_free, self._entries, number, size)
+        freed = functools.partial(self._free, number, size)
         self._known[id(storage)] = (weakref.ref(storage, freed), number)
         return number
 
@@ -211,6 +226,12 @@ class Ledger(TorchDispatchMode):
         self._number(tensor)
         return tensor
 
+    def _free(self, number: int, size: int, _: Any) -> None:
+        """Books that memory is given back.
 
-def _free(entries: list[tuple[int, int]], number: int, size: int, _: Any) -> None:
-    entries.append((number, -size))
+        Autograd really adds in place what it adds up, where nobody else has the first gradient; only tensors without
+        numbers it adds beside. Then nothing else is made before the first is given back.
+        """
+        place = self._sums.pop(number, len(self._entries))
+        at_once = all(given_back < 0 for _, given_back in self._entries[place + 1 :])
+        self._entries.insert(place if at_once else len(self._entries), (number, -size))
