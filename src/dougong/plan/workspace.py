@@ -35,9 +35,12 @@ def _lstm_backward(args: Any) -> int:
 
 
 def _convolution_backward(args: Any) -> int:
-    slope, given, weight = args[:3]
+    slope, given, weight, _, stride = args[:5]
     copied = _copied(slope) + _copied(given)
-    return copied + (_blocked(slope) + _blocked(given) if _plain(given) and _plain(slope) else _size(weight))
+    if not (_plain(given) and _plain(slope)):
+        return copied + _size(weight)
+    twice = max(stride) > 1 and args[-1][0]  # the slope of what is given is turned back over another copy
+    return copied + _blocked(given) + max(_blocked(slope), _blocked(given) * twice)
 
 
 def _convolution(args: Any) -> int:
