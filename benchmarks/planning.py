@@ -184,8 +184,7 @@ class Subject:
         network.init_weights(0)
         size = recipe.train.batch_size
         assert isinstance(size, int)
-        batch = enlarged(setting.task().example_batch(1, "cpu"), size)
-        batch = Batch({name: field.contiguous() for name, field in batch.fields.items()}, torch.arange(size))
+        batch = _varied(enlarged(setting.task().example_batch(1, "cpu"), size), model)
         return cls(name, recipe, setting, batch, State.create(recipe.train, network.train(), dtype), [])
 
     def measure_seconds(self, budget: float) -> None:
@@ -215,6 +214,18 @@ class Subject:
             "operations": counted(self.state.model, self.setting.task(), self.batch),
             "seconds": statistics.median(self.seconds),
         }
+
+
+def _varied(batch: Batch, model: Any) -> Batch:
+    """Returns a batch of the same shapes whose examples differ: words by chance, pictures that are smooth."""
+    chance = torch.Generator().manual_seed(0)
+    fields = {name: field.contiguous() for name, field in batch.fields.items()}
+    for name in {"tokens", "targets"} & fields.keys():
+        fields[name] = torch.randint(0, model.vocab_size, fields[name].shape, generator=chance)
+    if "images" in fields:
+        coarse = torch.randn(*fields["images"].shape[:2], 8, 8, generator=chance)
+        fields["images"] = nn.functional.interpolate(coarse, fields["images"].shape[2:], mode="bilinear")
+    return Batch(fields, torch.arange(len(batch)))
 
 
 # A count by hooks: products as textbooks count them, two operations for each product and its sum

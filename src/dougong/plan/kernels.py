@@ -5,6 +5,7 @@ A kernel is made for a point of its axes and then called again and again. Knows 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -17,7 +18,7 @@ from dougong.nn.scan import GATES, Kind
 Call = Callable[[], object]
 _ATEN, _OWN = torch.ops.aten, torch.ops.dougong
 
-SIDES = (4.0, 32.0, 128.0, 512.0, 1024.0)
+SIDES = (4.0, 32.0, 192.0, 1024.0)
 BYTES = (4096.0, 65536.0, 524288.0, 4194304.0, 33554432.0, 100663296.0)
 TYPES: Mapping[str, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 _ROW = 256
@@ -166,7 +167,7 @@ def _recurrence(kind: Kind, phase: str) -> Callable[..., Call]:
 def _floats(size: float, tensors: float) -> Tensor:
     """Returns a tensor of rows such that so many tensors of its size have the bytes."""
     count = max(1, int(size / 4 / tensors))
-    return torch.rand(max(1, count // _ROW), min(_ROW, count)) + 0.1
+    return torch.full((max(1, count // _ROW), min(_ROW, count)), 0.1)
 
 
 def _one(call: Callable[[Tensor], object]) -> Callable[..., Call]:
@@ -221,8 +222,10 @@ def _layer_norm_backward(size: float) -> Call:
 
 
 def _picture(size: float, tensors: float) -> Tensor:
+    """Returns smooth features, half of them nothing: how long the largest takes to find depends on what there is."""
     count = max(1024, int(size / 4 / tensors))
-    return torch.rand(max(1, count // 16384), min(16, count // 64), *((32, 32) if count >= 16384 else (8, 8)))
+    shape = (max(1, count // 16384), min(16, count // 64), *((32, 32) if count >= 16384 else (8, 8)))
+    return (torch.arange(math.prod(shape)) * 0.2).view(shape).sin_().relu_()
 
 
 def _batch_norm(size: float) -> Call:
@@ -309,6 +312,10 @@ _STREAMS: dict[str, Callable[..., Call]] = {
     "power": _one(torch.exp),
     "gelu": _one(F.gelu),
     "gelu_backward": _two(_ATEN.gelu_backward),
+    "gelu_tanh": _one(lambda x: F.gelu(x, approximate="tanh")),
+    "gelu_tanh_backward": _two(lambda a, b: _ATEN.gelu_backward(a, b, approximate="tanh")),
+    "in_place": _one(lambda x: x.mul_(1.0)),
+    "sum_in_place": _two(lambda a, b: a.add_(b, alpha=0.0)),
     "copy": _transposed,
     "join": _two(lambda a, b: torch.cat((a, b))),
     "sum": _reduced,

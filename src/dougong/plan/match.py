@@ -70,6 +70,8 @@ _STREAMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"_foreach_norm|linalg_vector_norm|norm", "norm"),
         (r"gelu", "gelu"),
         (r"gelu_backward", "gelu_backward"),
+        (r"gelu_tanh", "gelu_tanh"),
+        (r"gelu_tanh_backward", "gelu_tanh_backward"),
         (r"_?log_softmax", "log_softmax"),
         (r"_?softmax", "softmax"),
         (r"_?log_softmax_backward(_data)?", "log_softmax_backward"),
@@ -133,10 +135,13 @@ def _stream(name: str, operation: Operation, machine: Calibration) -> tuple[str,
     kernel = next((kernel for pattern, kernel in _STREAMS if pattern.fullmatch(name)), "")
     if not kernel:
         whole = operation.dtype in _INTEGERS
-        kernel = "integers" if whole else "add" if len(operation.shapes) > 1 else "scale"
+        kinds = ("sum_in_place", "in_place") if name.endswith("_") else ("add", "scale")
+        kernel = "integers" if whole else kinds[len(operation.shapes) < 2 or not all(operation.shapes)]
     size = operation.read_bytes + operation.written_bytes
     if kernel in ("lookup", "fill"):
         size = operation.written_bytes * (2 if kernel == "lookup" else 1)  # of a table, what is looked up is read
+    elif name in ("scatter_", "scatter_add_"):
+        size = 16 * math.prod(operation.shapes[1])  # a place, and a number read and written there
     seconds = machine.tables[f"bytes/{kernel}"].at(max(1.0, size))
     if operation.phase == "update":
         return "update", seconds + machine.overheads["update"] * _parameters(kernel, operation)

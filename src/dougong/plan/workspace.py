@@ -1,8 +1,8 @@
 """The memory that a kernel takes for itself inside one operation, which no tensor of the program shows.
 
-Only of oneDNN's on a processor, found by looking at what they allocate. A convolution computes on copies whose channels
-lie in blocks, and first makes contiguous what is not; an LSTM's backward pass holds the slopes of all its gates, and its
-weights once more. Knows operations by torch's names.
+Only of oneDNN on a processor, found by looking at what it allocates. A convolution computes on copies whose channels
+lie in blocks, and first makes contiguous what is not; the backward pass of an LSTM holds the slopes of all gates and the
+weights once more. Knows operations by the names of torch.
 """
 
 from __future__ import annotations

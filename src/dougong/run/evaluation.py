@@ -18,6 +18,7 @@ from dougong.core import log
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import FileError
 from dougong.core.files import read_json
+from dougong.core.heap import keep_freed_memory
 from dougong.recipe import load
 from dougong.recipe.sources import Source
 from dougong.run.folder import find_run, model_of_run
@@ -60,6 +61,7 @@ def evaluate(
 
 def full_evaluation(parts: Parts, model: nn.Module) -> dict[str, float]:
     """Returns the figures over all validation examples, and the bits per byte of gzip and xz on the same text."""
+    keep_freed_memory()
     train = parts.recipe.train
     dtype = choose_precision(train.precision, choose_device(train.device)).dtype
     figures = evaluate_batches(model, parts.task, parts.validation()(), dtype) or {}

@@ -22,6 +22,7 @@ from dougong.core.contracts import Batch, Task
 from dougong.core.device import choose_device, choose_precision, matmul_peak
 from dougong.core.errors import Preempted
 from dougong.core.every import Every
+from dougong.core.heap import keep_freed_memory
 from dougong.core.injection import strike
 from dougong.data.loader import BatchSizes
 from dougong.train.blocks import choose_compile, prepared_blocks
@@ -122,6 +123,7 @@ def fit(job: Job) -> Outcome:
         UsageError: A resumed run was changed in what must be equal.
     """
     begin, config = time.perf_counter(), job.config
+    keep_freed_memory()
     device = choose_device(config.device)
     checkpointer = Checkpointer(config, job.folder, resume_of(job.resume), job.identity)
     decided = checkpointer.find()
