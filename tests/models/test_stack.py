@@ -413,14 +413,11 @@ TRANSFORMER = {"transformer": {"num_heads": 4, "dropout": 0.1}}
 
 
 @pytest.mark.parametrize(
-    ("block", "graphs"),
-    [
-        ([TRANSFORMER], 1),
-        ([TRANSFORMER, {"residual": ["norm", {"conv": {"kernel": 3}}]}], 2),  # what a convolution gives lies otherwise
-    ],
+    "block",
+    [[TRANSFORMER], [TRANSFORMER, {"residual": ["norm", {"conv": {"kernel": 3}}]}]],
     ids=["transformer", "hybrid"],
 )
-def test_a_compiled_block_equals_eager_and_serves_all_times(block: list[Any], graphs: int) -> None:
+def test_a_compiled_block_equals_eager_and_serves_all_times(block: list[Any]) -> None:
     # In a process of its own: the checks of shapes that tests install do not survive compilation.
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
     done = subprocess.run(
@@ -432,7 +429,7 @@ def test_a_compiled_block_equals_eager_and_serves_all_times(block: list[Any], gr
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    assert f"graphs {graphs}\n" in done.stdout
+    assert "graphs 1\n" in done.stdout
 
 
 def test_impossible_calls_are_refused_in_a_sentence() -> None:

@@ -9,6 +9,7 @@ import hashlib
 import itertools
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,8 @@ from dougong.plan.machine import machine_name
 
 VERSION = 3
 
-RING, RING_BYTES = 16, 32e6
-"""At most over how many calls' tensors, of how many bytes together, a kernel takes turns."""
+TURNS_BYTES = 48e6
+"""Over so many bytes a kernel takes turns: more than lies in a processor's nearer caches."""
 
 LONG = 0.005
 """A call of so many seconds is measured in one go: what disturbs it for a moment is little of it."""
@@ -136,20 +137,24 @@ def _table(kernel: Kernel, budget: float) -> Table:
 
 
 def _turns(kernel: Kernel, point: Sequence[float]) -> list[Callable[[], object]]:
-    """Returns calls that take other tensors each.
+    """Returns calls that read other tensors each.
 
-    So does a step: what an operation reads has left the processor's nearest cache since it was made.
+    So does a step: what an operation reads has left the processor's nearer caches since it was made.
     """
     touched = kernel.touched
-    count = 1 if touched is None else int(min(RING, max(2.0, RING_BYTES / touched(*point))))
+    count = 1 if touched is None else int(min(kernel.turns, max(2.0, TURNS_BYTES / touched(*point))))
     return [kernel.make(*point) for _ in range(count)]
 
 
 def _measured(calls: Sequence[Callable[[], object]], budget: float) -> float:
-    """Returns the lower quartile of a call's seconds, after a first round: what others do here at times is left out."""
+    """Returns the lower quartile of a call's seconds, after a first round: what others do here at times is left out.
+
+    What the last calls gave is kept, so that each writes elsewhere, as in a step.
+    """
+    given: deque[object] = deque(maxlen=len(calls))
     for call in calls:
         begin = time.perf_counter()
-        call()
+        given.append(call())
         first = time.perf_counter() - begin
     if first > 20 * budget:  # so long that what a first call costs more is nothing
         return first
@@ -158,8 +163,10 @@ def _measured(calls: Sequence[Callable[[], object]], budget: float) -> float:
     while not found or time.perf_counter() < end:
         call = next(turn)
         begin = time.perf_counter()
-        call()
+        made = call()
         found.append(time.perf_counter() - begin)
+        given.append(made)
+        del made
     return sorted(found)[len(found) // 4]
 
 

@@ -5,7 +5,6 @@ A kernel is made for a point of its axes and then called again and again. Knows 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -34,17 +33,19 @@ class Kernel:
         calls: How many operations it is.
         touched: Gives the bytes that it reads and writes, for one size of each axis; None where what it takes does not
             depend on where they are.
+        turns: Over how many calls' tensors it takes turns at most.
     """
 
     axes: tuple[tuple[float, ...], ...]
     make: Callable[..., Call]
     calls: int = 1
     touched: Callable[..., float] | None = None
+    turns: int = 8
 
 
 def kernels() -> Mapping[str, Kernel]:
     """Returns all kernels by name; `/` stands before a variant: `product/fp32/backward`."""
-    found = {f"bytes/{name}": Kernel((BYTES,), make, touched=float) for name, make in _STREAMS.items()}
+    found = {f"bytes/{name}": Kernel((BYTES,), make, 1, float, 64) for name, make in _STREAMS.items()}
     for phase, calls in (("forward", 1), ("backward", 2)):
         for kind, dtype in TYPES.items():
             found[f"product/{kind}/{phase}"] = Kernel((SIDES, SIDES, SIDES), _product(dtype, phase), calls, _of_product)
@@ -52,9 +53,11 @@ def kernels() -> Mapping[str, Kernel]:
             found[f"attention/{kind}/{phase}"] = Kernel(axes, _attention(dtype, phase))
             axes = ((3.0, 16.0, 64.0, 256.0), (16.0, 64.0, 256.0), (256.0, 2048.0, 8192.0))
             for name in ("1x1", "3x3", "1d"):
-                found[f"convolution/{name}/{kind}/{phase}"] = Kernel(axes, _convolution(name, dtype, phase))
+                make = _convolution(name, dtype, phase)
+                found[f"convolution/{name}/{kind}/{phase}"] = Kernel(axes, make, 1, _of_maps, 3)
             axes = ((16.0, 64.0, 256.0), (256.0, 4096.0))
-            found[f"convolution/depthwise/{kind}/{phase}"] = Kernel(axes, _depthwise(dtype, phase))
+            for name, make in (("depthwise", _depthwise(dtype, phase)), ("depthwise-1d", _depthwise_1d(dtype, phase))):
+                found[f"convolution/{name}/{kind}/{phase}"] = Kernel(axes, make, 1, _of_depthwise, 3)
         recurrences: tuple[Kind, ...] = ("rnn", "gru", "lstm")
         for cell in recurrences:
             axes = ((8.0, 64.0), (4.0, 32.0), (32.0, 128.0, 512.0))
@@ -81,6 +84,14 @@ def _product(dtype: torch.dtype, phase: str) -> Callable[..., Call]:
 
 def _of_product(rows: float, columns: float, inner: float) -> float:
     return 4 * (rows * inner + inner * columns + rows * columns)
+
+
+def _of_maps(given: float, made: float, positions: float) -> float:
+    return 4 * positions * (given + made)
+
+
+def _of_depthwise(channels: float, positions: float) -> float:
+    return 8 * positions * channels
 
 
 def _batched(dtype: torch.dtype) -> Callable[..., Call]:
@@ -130,14 +141,24 @@ def _convolution(name: str, dtype: torch.dtype, phase: str) -> Callable[..., Cal
 
 
 def _over_time(hidden: Tensor, weight: Tensor) -> Tensor:
-    """As `nn.convolution` has it, channels last."""
-    return F.conv1d(hidden.transpose(1, 2), weight, padding=1).transpose(1, 2)
+    """As `nn.convolution` has it, an image one row high with its channels last."""
+    channels = hidden.transpose(1, 2).unsqueeze(2)
+    groups = channels.shape[1] // weight.shape[1]
+    return F.conv2d(channels, weight.unsqueeze(2), padding=(0, 1), groups=groups).squeeze(2).transpose(1, 2)
 
 
 def _depthwise(dtype: torch.dtype, phase: str) -> Callable[..., Call]:
     def make(channels: float, positions: float) -> Call:
         inputs = (torch.rand(_image(channels, positions)).to(dtype), torch.rand(int(channels), 1, 3, 3).to(dtype))
         return _differentiated(inputs, lambda x, w: F.conv2d(x, w, padding=1, groups=int(channels)), phase)
+
+    return make
+
+
+def _depthwise_1d(dtype: torch.dtype, phase: str) -> Callable[..., Call]:
+    def make(channels: float, positions: float) -> Call:
+        hidden = torch.rand(4, int(positions) // 4, int(channels)).to(dtype)
+        return _differentiated((hidden, torch.rand(int(channels), 1, 3).to(dtype)), _over_time, phase)
 
     return make
 
@@ -222,10 +243,12 @@ def _layer_norm_backward(size: float) -> Call:
 
 
 def _picture(size: float, tensors: float) -> Tensor:
-    """Returns smooth features, half of them nothing: how long the largest takes to find depends on what there is."""
+    """Returns features as a convolution leaves them: how long the largest takes to find depends on what there is."""
     count = max(1024, int(size / 4 / tensors))
     shape = (max(1, count // 16384), min(16, count // 64), *((32, 32) if count >= 16384 else (8, 8)))
-    return (torch.arange(math.prod(shape)) * 0.2).view(shape).sin_().relu_()
+    sample = torch.randn(min(64, shape[0] * shape[1]), *shape[2:])
+    smooth = (sample + sample.roll(1, -1) + sample.roll(1, -2)).relu_()
+    return smooth.repeat(-(-shape[0] * shape[1] // len(smooth)), 1, 1)[: shape[0] * shape[1]].view(shape)
 
 
 def _batch_norm(size: float) -> Call:

@@ -194,10 +194,12 @@ def _convolution(operation: Operation, machine: Calibration) -> tuple[str, float
     else:
         positions = operation.flops // (2 * made * given * window) or image[0] * math.prod(image[2:])
     kind = f"{_type(operation)}/{'backward' if back else 'forward'}"
+    over_time = len(kernel) == 1 or (image[2] == kernel[0] == 1)
     if given == 1 and image[1] > 1:
-        return "convolutions", machine.tables[f"convolution/depthwise/{kind}"].at(made, positions) * window / 9
+        name, usual = ("depthwise-1d", 3) if over_time else ("depthwise", 9)
+        return "convolutions", machine.tables[f"convolution/{name}/{kind}"].at(made, positions) * window / usual
     groups = image[1] // given
-    name, usual = ("1x1", 1) if window == 1 else ("1d", 3) if len(kernel) == 1 else ("3x3", 9)
+    name, usual = ("1d", 3) if over_time else ("1x1", 1) if window == 1 else ("3x3", 9)
     seconds = machine.tables[f"convolution/{name}/{kind}"].at(given, made / groups, positions) * groups * window / usual
     whole = 4 * made * given * window * positions
     share = operation.flops / whole if back and operation.flops else 1.0

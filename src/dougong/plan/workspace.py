@@ -1,8 +1,8 @@
 """The memory that a kernel takes for itself inside one operation, which no tensor of the program shows.
 
 Only of oneDNN on a processor, found by looking at what it allocates. A convolution computes on copies whose channels
-lie in blocks, and first makes contiguous what is not; the backward pass of an LSTM holds the slopes of all gates and the
-weights once more. Knows operations by the names of torch.
+lie in blocks, and first makes contiguous what is not; an LSTM, backward, holds the slopes of all gates and its weights
+once more. Knows operations by torch's names.
 """
 
 from __future__ import annotations
