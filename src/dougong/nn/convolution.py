@@ -36,16 +36,16 @@ class Convolution1d(nn.Module):
         """Returns `window.length(time)` places."""
         window = self.window
         check_room(window, hidden.shape[1])
-        channels = blanked(hidden, mask).transpose(1, 2)
+        hidden = blanked(hidden, mask)
         even = window.before == window.after
         if not even:
-            channels = F.pad(channels, (window.before, window.after))
+            hidden = F.pad(hidden, (0, 0, window.before, window.after))
         padding = window.before if even else 0
-        return _over_time(channels, self.weight, self.bias, window, padding, self.groups)
+        return _over_time(hidden, self.weight, self.bias, window, padding, self.groups)
 
 
 def _over_time(
-    channels: Float[Tensor, "batch dim time"],
+    hidden: Float[Tensor, "batch time dim"],
     weight: Float[Tensor, "out_dim group_dim kernel"],
     bias: Float[Tensor, " out_dim"] | None,
     window: Window,
@@ -54,7 +54,7 @@ def _over_time(
 ) -> Float[Tensor, "batch out_time out_dim"]:
     """`F.conv1d` as an image one row high, whose channels lie last already: so nothing is turned round in memory."""
     mixed = F.conv2d(
-        channels.unsqueeze(2),
+        hidden.transpose(1, 2).unsqueeze(2),
         weight.unsqueeze(2),
         bias,
         (1, window.stride),
@@ -117,8 +117,8 @@ class Patches(nn.Module):
 
 
 def flatten_space(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch time channels"]:
-    """Returns the places of an image as a sequence, row by row from the top left."""
-    return images.flatten(2).transpose(1, 2)
+    """Returns the places of an image as a sequence, row by row from the top left, which lies so in memory as well."""
+    return images.flatten(2).transpose(1, 2).contiguous()
 
 
 def check_spatial(window: Window) -> None:

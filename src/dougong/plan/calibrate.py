@@ -1,17 +1,17 @@
-"""What this machine takes for the operations of training, measured once in some seconds and kept in the cache folder.
+"""Measures what this machine takes for the operations of training, once and in some seconds, and keeps it.
 
-A calibration is a table per kernel: seconds over sizes. Reading it between its points is arithmetic. Knows no model.
+What is found lies in the cache folder, a file for each machine. Knows no model.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,67 +23,16 @@ from dougong.core.heap import keep_freed_memory
 from dougong.data.datasets.text import cache_folder
 from dougong.plan.kernels import Kernel, kernels
 from dougong.plan.machine import machine_name
+from dougong.plan.reference import crowding_on
+from dougong.plan.tables import Calibration, Table
 
-VERSION = 3
+VERSION = 4
 
 TURNS_BYTES = 48e6
 """Over so many bytes a kernel takes turns: more than lies in a processor's nearer caches."""
 
 LONG = 0.005
 """A call of so many seconds is measured in one go: what disturbs it for a moment is little of it."""
-
-
-@dataclass(frozen=True)
-class Table:
-    """Seconds of a kernel over the sizes of its axes.
-
-    Attributes:
-        axes: The sizes, rising.
-        seconds: One for each combination, the last axis fastest.
-    """
-
-    axes: tuple[tuple[float, ...], ...]
-    seconds: tuple[float, ...]
-
-    def at(self, *point: float) -> float:
-        """Returns the seconds at any sizes: between points linear in the logarithms, above them in proportion.
-
-        Below the smallest size it is what the smallest one takes: there a call costs more than what it does.
-        """
-        beyond, corners = 1.0, [(0, 1.0)]
-        for sizes, value in zip(self.axes, point, strict=True):
-            inside = min(max(value, sizes[0]), sizes[-1])
-            beyond *= max(1.0, value / sizes[-1])
-            shares = _shares(sizes, inside)
-            corners = [(i * len(sizes) + k, weight * share) for i, weight in corners for k, share in shares]
-        return beyond * math.exp(sum(weight * math.log(self.seconds[place]) for place, weight in corners if weight))
-
-
-def _shares(sizes: tuple[float, ...], value: float) -> list[tuple[int, float]]:
-    """Returns the sizes beside a value, by number, and how much each of them counts."""
-    upper = next(number for number, size in enumerate(sizes) if size >= value)
-    if upper == 0:
-        return [(0, 1.0)]
-    share = math.log(value / sizes[upper - 1]) / math.log(sizes[upper] / sizes[upper - 1])
-    return [(upper - 1, 1.0 - share), (upper, share)]
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """What a machine takes.
-
-    Attributes:
-        machine: Which one, as `machine_name` tells it.
-        tables: Seconds of each of `kernels()` over its sizes.
-        overheads: Seconds that the interpreter and autograd add to an operation: `forward`, `backward`, of a `view`,
-            and of the `update` of a parameter.
-        seconds: How long it took to measure.
-    """
-
-    machine: str
-    tables: Mapping[str, Table]
-    overheads: Mapping[str, float]
-    seconds: float
 
 
 def calibrate(seconds: float = 20.0, folder: Path | None = None) -> Calibration:
@@ -103,7 +52,9 @@ def calibrate(seconds: float = 20.0, folder: Path | None = None) -> Calibration:
     with torch.random.fork_rng(devices=[]):
         overheads = _overheads()
         tables = {name: _table(kernel, 0.3 * seconds / points) for name, kernel in every.items()}
-    found = Calibration(machine_name(), tables, overheads, time.perf_counter() - begin)
+    alone = Calibration(machine_name(), tables, overheads, 1.0, 0.0)
+    crowding = crowding_on(alone)
+    found = dataclasses.replace(alone, crowding=crowding, seconds=time.perf_counter() - begin)
     path = _path(folder)
     with files.explained(path.parent, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -216,6 +167,7 @@ def _written(found: Calibration) -> dict[str, Any]:
         "machine": found.machine,
         "seconds": found.seconds,
         "overheads": dict(found.overheads),
+        "crowding": found.crowding,
         "tables": tables,
     }
 
@@ -229,7 +181,7 @@ def _read(path: Path) -> Calibration | None:
             name: Table(tuple(map(tuple, table["axes"])), tuple(map(float, table["seconds"])))
             for name, table in content["tables"].items()
         }
-        found = Calibration(content["machine"], tables, content["overheads"], content["seconds"])
+        found = Calibration(content["machine"], tables, content["overheads"], content["crowding"], content["seconds"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FileError(f"{path} must be a calibration, but is not. Remove it, and calibrate again.") from error
     every = kernels()

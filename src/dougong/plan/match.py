@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import torch
 
-from dougong.plan.calibrate import Calibration
+from dougong.plan.tables import Calibration
 from dougong.plan.trace import Operation
 
 _VIEWS = frozenset(
@@ -101,6 +101,10 @@ _STREAMS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 )
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
+_HEAVY = ("products", "attention", "convolutions", "recurrence")
+_CROWDED_BYTES = 16e6
+"""From so many bytes on an operation is alone with the memory, in a step as well."""
+
 
 def plain(name: str) -> str:
     """Returns `mm` for `aten.mm.default`, `aten::mm` and `mm`."""
@@ -117,12 +121,17 @@ def calibrated(operation: Operation, machine: Calibration) -> tuple[str, float]:
     """Returns what kind of operation it is, and its seconds on a calibrated processor."""
     name = plain(operation.name)
     if name in _VIEWS:
-        return "views", machine.overheads["view"]
+        return "views", machine.overheads["view"] * machine.crowding
     for pattern, seconds in _WORKS:
         if pattern.fullmatch(name):
             kind, value = seconds(operation, machine)
             return kind, value + _overhead(operation, machine)
     return _stream(name, operation, machine)
+
+
+def is_crowded(kind: str) -> bool:
+    """Tells whether operations of a kind take longer in a step than alone: those that merely move numbers."""
+    return kind not in _HEAVY
 
 
 def _overhead(operation: Operation, machine: Calibration) -> float:
@@ -144,8 +153,10 @@ def _stream(name: str, operation: Operation, machine: Calibration) -> tuple[str,
         size = 16 * math.prod(operation.shapes[1])  # a place, and a number read and written there
     seconds = machine.tables[f"bytes/{kernel}"].at(max(1.0, size))
     if operation.phase == "update":
-        return "update", seconds + machine.overheads["update"] * _parameters(kernel, operation)
-    return kernel, seconds + _overhead(operation, machine)
+        kernel, seconds = "update", seconds + machine.overheads["update"] * _parameters(kernel, operation)
+    else:
+        seconds += _overhead(operation, machine)
+    return kernel, seconds * (machine.crowding if size < _CROWDED_BYTES else 1.0)
 
 
 def _parameters(kernel: str, operation: Operation) -> float:

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from dougong.plan.calibrate import Calibration
 from dougong.plan.hardware import Hardware
 from dougong.plan.match import calibrated, is_view
+from dougong.plan.tables import Calibration
 from dougong.plan.trace import Operation, Trace
 
 
