@@ -185,7 +185,7 @@ def _recurrence(kind: Kind, phase: str) -> Callable[..., Call]:
     return make
 
 
-def _floats(size: float, tensors: float) -> Tensor:
+def _floats(size: float, tensors: int) -> Tensor:
     """Returns a tensor of rows such that so many tensors of its size have the bytes."""
     count = max(1, int(size / 4 / tensors))
     return torch.full((max(1, count // _ROW), min(_ROW, count)), 0.1)
@@ -242,7 +242,7 @@ def _layer_norm_backward(size: float) -> Call:
     return lambda: _ATEN.native_layer_norm_backward(slope, tensor, [len(weight)], *rest)
 
 
-def _picture(size: float, tensors: float) -> Tensor:
+def _picture(size: float, tensors: float | int) -> Tensor:
     """Returns features as a convolution leaves them: how long the largest takes to find depends on what there is."""
     count = max(1024, int(size / 4 / tensors))
     shape = (max(1, count // 16384), min(16, count // 64), *((32, 32) if count >= 16384 else (8, 8)))

@@ -82,8 +82,9 @@ def _trace() -> Trace:
         optimizer.zero_grad()
         with recorder:
             loss = network(*inputs)
+            slope = torch.ones_like(loss)
             recorder.phase = "backward"
-            loss.backward(gradient=torch.ones_like(loss))
+            loss.backward(gradient=slope)
             recorder.phase = "update"
             _update(network, optimizer)
     return recorder.trace()

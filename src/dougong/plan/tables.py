@@ -22,7 +22,7 @@ class Table:
     axes: tuple[tuple[float, ...], ...]
     seconds: tuple[float, ...]
 
-    def at(self, *point: float) -> float:
+    def at(self, *point: float | int) -> float:
         """Returns the seconds at any sizes: between points linear in the logarithms, above them in proportion.
 
         Below the smallest size it is what the smallest one takes: there a call costs more than what it does.
@@ -36,7 +36,7 @@ class Table:
         return beyond * math.exp(sum(weight * math.log(self.seconds[place]) for place, weight in corners if weight))
 
 
-def _shares(sizes: tuple[float, ...], value: float) -> list[tuple[int, float]]:
+def _shares(sizes: tuple[float, ...], value: float | int) -> list[tuple[int, float]]:
     """Returns the sizes beside a value, by number, and how much each of them counts."""
     upper = next(number for number, size in enumerate(sizes) if size >= value)
     if upper == 0:

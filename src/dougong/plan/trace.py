@@ -157,8 +157,9 @@ def _passed(
     recorder.phase = "forward"
     with computing(batch, dtype):
         loss = task.loss(network, batch)
+    slope = torch.ones_like(loss.sum)
     recorder.phase = "backward"
-    loss.sum.backward(gradient=torch.ones_like(loss.sum))
+    loss.sum.backward(gradient=slope)
 
 
 @torch.no_grad()
