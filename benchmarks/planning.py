@@ -31,10 +31,11 @@ from dougong.nn.mixture import MixtureOfExperts
 from dougong.nn.recurrence import Recurrence
 from dougong.nn.transformer import Attention
 from dougong.plan.advise import Setting
-from dougong.plan.calibrate import Calibration, calibrate
+from dougong.plan.calibrate import calibrate
 from dougong.plan.count import known_model
 from dougong.plan.machine import machine_name
 from dougong.plan.memory import enlarged
+from dougong.plan.tables import Calibration
 from dougong.plan.time import step_time
 from dougong.recipe import Recipe, load
 from dougong.train.blocks import prepared_blocks

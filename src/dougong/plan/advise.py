@@ -14,9 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from dougong.core.config import Config
 from dougong.core.contracts import Task
-from dougong.plan.memory import Memory, enlarged, step_memory
+from dougong.plan.memory import Buildable, Memory, enlarged, step_memory
 from dougong.plan.trace import Trace, trace_step
 from dougong.train.config import TrainConfig
 
@@ -37,7 +36,7 @@ class Setting:
         length: How long an example is, where it is shorter than the model may read.
     """
 
-    model: Config
+    model: Buildable
     make_task: Callable[[Any], Task]
     train: TrainConfig
     dtype: torch.dtype = torch.float32
@@ -64,7 +63,8 @@ class Setting:
 
     def task(self) -> Task:
         """Returns the task, whose example is as long as is asked for."""
-        return self.make_task(self.model.replace(max_seq_len=self.length) if self.length else self.model)
+        model: Any = self.model
+        return self.make_task(model.replace(max_seq_len=self.length) if self.length else model)
 
 
 @dataclass(frozen=True)
@@ -103,19 +103,19 @@ class Lever:
     largest_batch: int
 
 
-def largest_batch(setting: Setting, there: float, start: int = 1, **changes: Any) -> Largest:
+def largest_batch(setting: Setting, there: float | int, start: int = 1, **changes: Any) -> Largest:
     """Returns the largest batch, computed in one piece, whose step fits so many bytes; looked for from a start on."""
     changes = {"microbatch_size": None, **changes}
     return _largest(lambda size: setting.memory(size, **changes).peak, there, max(1, start))
 
 
-def longest_context(setting: Setting, there: float, batch_size: int) -> Largest:
+def longest_context(setting: Setting, there: float | int, batch_size: int) -> Largest:
     """Returns the longest examples, in tokens, of which a step of so many fits so many bytes; a multiple of 8."""
     found = _largest(lambda eights: setting.longer(8 * eights).memory(batch_size).peak, there, 1)
     return dataclasses.replace(found, value=8 * found.value)
 
 
-def _largest(peak: Callable[[int], int], there: float, start: int) -> Largest:
+def _largest(peak: Callable[[int], int], there: float | int, start: int) -> Largest:
     """Returns the largest number whose peak is at most what is there: one is measured that fits, and the next not.
 
     A straight line through the last two points says where to look, and bisection takes over where it does not close in.
@@ -140,7 +140,9 @@ def _largest(peak: Callable[[int], int], there: float, start: int) -> Largest:
     return Largest(*low, "memory")
 
 
-def _beyond(low: tuple[int, int], high: tuple[int, int], peak: Callable[[int], int], there: float) -> tuple[int, int]:
+def _beyond(
+    low: tuple[int, int], high: tuple[int, int], peak: Callable[[int], int], there: float | int
+) -> tuple[int, int]:
     """Returns a point further on: where a straight line reaches what is there, and at least twice as far.
 
     But no more than four times: where weights alone were seen so far, the line says nothing of what is to come.
@@ -151,7 +153,7 @@ def _beyond(low: tuple[int, int], high: tuple[int, int], peak: Callable[[int], i
     return value, peak(value)
 
 
-def levers(setting: Setting, there: float, batch_size: int, most: int) -> Iterator[Lever]:
+def levers(setting: Setting, there: float | int, batch_size: int, most: int) -> Iterator[Lever]:
     """Yields what each change buys at the recipe's batch: recomputation, accumulation, bf16 optimizer, LoRA.
 
     Args:
@@ -188,7 +190,7 @@ def levers(setting: Setting, there: float, batch_size: int, most: int) -> Iterat
         light = dataclasses.replace(plain, optimizer=plain.optimizer // 2)
         freed = there + plain.optimizer - light.optimizer
         yield _lever("optimizer state in bf16", None, plain, light, 1.0, largest_batch(setting, freed, most).value)
-    adapted = dataclasses.replace(setting, model=_Adapted(setting.model))  # type: ignore[arg-type]
+    adapted = dataclasses.replace(setting, model=_Adapted(setting.model))
     if any(isinstance(module, nn.Linear) for module in _network(setting).modules()):
         ratio = adapted.trace(batch_size).flops() / before
         found = adapted.memory(batch_size)
@@ -201,7 +203,7 @@ def _lever(name: str, option: str | None, plain: Memory, found: Memory, flops: f
 
 def _network(setting: Setting) -> nn.Module:
     with torch.device("meta"):
-        return setting.model.build()  # type: ignore[attr-defined]
+        return setting.model.build()
 
 
 class _Adapted:

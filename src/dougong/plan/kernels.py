@@ -51,7 +51,7 @@ def kernels() -> Mapping[str, Kernel]:
             found[f"product/{kind}/{phase}"] = Kernel((SIDES, SIDES, SIDES), _product(dtype, phase), calls, _of_product)
             axes: tuple[tuple[float, ...], ...] = ((4.0, 64.0), (32.0, 128.0, 512.0), (16.0, 64.0))
             found[f"attention/{kind}/{phase}"] = Kernel(axes, _attention(dtype, phase))
-            axes = ((3.0, 16.0, 64.0, 256.0), (16.0, 64.0, 256.0), (256.0, 4096.0))
+            axes = ((3.0, 16.0, 64.0, 256.0), (16.0, 256.0), (32.0, 512.0, 4096.0))
             for name in ("1x1", "3x3", "1d"):
                 make = _convolution(name, dtype, phase)
                 found[f"convolution/{name}/{kind}/{phase}"] = Kernel(axes, make, 1, _of_maps, 2)

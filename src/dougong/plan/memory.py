@@ -13,7 +13,7 @@ import sys
 import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from dougong.core.config import Config
 from dougong.core.contracts import Batch, Task
 from dougong.plan.workspace import workspace
 from dougong.train.average import Average
@@ -29,6 +28,14 @@ from dougong.train.blocks import prepared_blocks
 from dougong.train.config import TrainConfig
 from dougong.train.optim import build_optimizers, optimizer_tensors
 from dougong.train.step import draws_noise
+
+
+@runtime_checkable
+class Buildable(Protocol):
+    """What a step is planned of: a model's config, or what stands for one."""
+
+    def build(self) -> nn.Module:
+        """Returns the network."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ class Memory:
 
 
 def step_memory(
-    model: Config, task: Task, batch: Batch, config: TrainConfig, dtype: torch.dtype = torch.float32
+    model: Buildable, task: Task, batch: Batch, config: TrainConfig, dtype: torch.dtype = torch.float32
 ) -> Memory:
     """Returns the peak memory of a step of training, once the optimizer has its state.
 
@@ -78,7 +85,7 @@ def step_memory(
     device = batch.samples.device
     ledger = Ledger()
     with FakeTensorMode(allow_non_fake_inputs=True), ledger, torch.device(device):
-        network = model.build()  # type: ignore[attr-defined]
+        network = model.build()
         ledger.tag("weights", [*network.parameters(), *network.buffers()])
         optimizers = with_state(network, config)
         ledger.tag("optimizer", _state(network, optimizers))

@@ -20,10 +20,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dougong.core.config import Config
 from dougong.core.contracts import Batch, Task
 from dougong.plan import formulas
-from dougong.plan.memory import blank, computing, with_state
+from dougong.plan.memory import Buildable, blank, computing, with_state
 from dougong.train.average import Average
 from dougong.train.blocks import prepared_blocks
 from dougong.train.config import TrainConfig
@@ -100,7 +99,7 @@ def trace_loss(network: nn.Module, task: Task, batch: Batch, recompute: bool = F
 
 
 def trace_step(
-    model: Config, task: Task, batch: Batch, config: TrainConfig, dtype: torch.dtype = torch.float32
+    model: Buildable, task: Task, batch: Batch, config: TrainConfig, dtype: torch.dtype = torch.float32
 ) -> Trace:
     """Returns the operations of a step of training: forward, backward, recomputation and update.
 
@@ -113,7 +112,7 @@ def trace_step(
     device = batch.samples.device
     recorder = Recorder()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
-        network = model.build()  # type: ignore[attr-defined]
+        network = model.build()
         optimizers = with_state(network, config)
         average = Average(dict(network.named_parameters()), config.ema.decay) if config.ema else None
         size = config.microbatch_size or len(batch)

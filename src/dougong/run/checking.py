@@ -158,7 +158,8 @@ def subject_of(recipe: Recipe, limits: Limits | None = None) -> Subject:
     values = recipe.values()
 
     def predicted(batch: Batch, config: TrainConfig) -> int:
-        return step_memory(recipe.model, parts.task, batch, config, dtype).peak
+        model: Any = recipe.model
+        return step_memory(model, parts.task, batch, config, dtype).peak
 
     return Subject(
         config=recipe.train,

@@ -11,6 +11,7 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,7 +58,8 @@ def predicted_memory(parts: Parts) -> Memory:
     kind = device if device.type == "cuda" else torch.device("cpu")  # of other devices' kernels too little is known
     batch = largest_batch(parts, kind)
     dtype = choose_precision(train.precision, device).dtype
-    found = step_memory(parts.recipe.model, parts.task, batch, train, dtype)
+    model: Any = parts.recipe.model
+    found = step_memory(model, parts.task, batch, train, dtype)
     found = dataclasses.replace(found, staging=staging_of(train, found, device))
     there = memory_of(device)
     if there is not None and found.peak > there:

@@ -18,7 +18,7 @@ from dougong.core.config import Config
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import UsageError
 from dougong.plan.advise import Largest, Lever, Setting, largest_batch, levers, longest_context
-from dougong.plan.calibrate import Calibration, calibration
+from dougong.plan.calibrate import calibration
 from dougong.plan.count import build_on_meta, known_model, state_bytes, task_of
 from dougong.plan.diagram import diagram
 from dougong.plan.hardware import HARDWARE, Hardware, parse_devices
@@ -28,6 +28,7 @@ from dougong.plan.machine import machine_name
 from dougong.plan.memory import Memory
 from dougong.plan.placement import Layouts, searched, workload
 from dougong.plan.scaling import bill, optimum, tokens_needed
+from dougong.plan.tables import Calibration
 from dougong.plan.time import Estimate, step_time
 from dougong.plan.trace import PHASES, trace_loss
 from dougong.plan.tree import Block, tree
@@ -207,13 +208,18 @@ def plan(
     there = memory_of(device)
     if there is not None and found.state_bytes > there:
         return found
-    setting = Setting(model, recipe.task.build, recipe.train, torch.float32, getattr(recipe.data, "seq_len", None))  # type: ignore[attr-defined]
+    setting = _setting(recipe, model)
     here = _here(recipe, setting, device)
     found = dataclasses.replace(found, here=here, devices=tuple(_table(recipe, setting)))
     if not advise:
         return found
     fitting = there if there is not None else here.memory.peak
     return dataclasses.replace(found, advice=_advice(_typed(setting, here.dtype), fitting))
+
+
+def _setting(recipe: Recipe, model: Any) -> Setting:
+    task: Any = recipe.task
+    return Setting(model, task.build, recipe.train, torch.float32, getattr(recipe.data, "seq_len", None))
 
 
 def _devices(text: str) -> tuple[int, Hardware]:
