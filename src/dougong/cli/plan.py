@@ -206,7 +206,7 @@ def _scaling(found: Any) -> list[str]:
         f"scaling     compute-optimal for {_count(found.parameters)} parameters: {needed} tokens; "
         f"this recipe reads {_count(found.scaling['tokens'])}",
         f"            its operations are best spent on {_count(best['parameters'])} parameters and "
-        f"{_count(best['tokens'])} tokens{far} ({best['source']})",
+        f"{_count(best['tokens'])} tokens{far} ({best['source'].partition(':')[0]})",
     ]
 
 
@@ -234,21 +234,21 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     ]
 
 
-def _flops(value: float) -> str:
+def _flops(value: float | int) -> str:
     return _scaled(
         value, (("ZFLOP", 1e21), ("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)), "MFLOP", 1e6
     )
 
 
-def _bytes(value: float) -> str:
+def _bytes(value: float | int) -> str:
     return _scaled(value, (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)), "kB", 1e3)
 
 
-def _count(value: float) -> str:
+def _count(value: float | int) -> str:
     return _scaled(value, (("trillion", 1e12), ("billion", 1e9), ("million", 1e6)), "thousand", 1e3)
 
 
-def _scaled(value: float, units: Sequence[tuple[str, float]], least: str, size: float) -> str:
+def _scaled(value: float | int, units: Sequence[tuple[str, float]], least: str, size: float) -> str:
     """Returns a number with three digits and its unit."""
     for unit, scale in units:
         if abs(value) >= scale:
@@ -256,11 +256,11 @@ def _scaled(value: float, units: Sequence[tuple[str, float]], least: str, size: 
     return f"{_digits(value / size)} {least}"
 
 
-def _digits(value: float) -> str:
+def _digits(value: float | int) -> str:
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
 
 
-def _seconds(value: float) -> str:
+def _seconds(value: float | int) -> str:
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
         if value >= 2 * size:
             return f"{_digits(value / size)} {unit}"

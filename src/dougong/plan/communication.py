@@ -43,17 +43,17 @@ class Group:
         return "" if self.degree == 1 else "link" if self.inside(hardware) else "network"
 
 
-def all_reduce(size: float, degree: int) -> float:
+def all_reduce(size: float | int, degree: int) -> float:
     """Returns the bytes that each device sends so that all have the sum of all: a reduce-scatter and an all-gather."""
     return reduce_scatter(size, degree) + all_gather(size, degree)
 
 
-def all_gather(size: float, degree: int) -> float:
+def all_gather(size: float | int, degree: int) -> float:
     """Returns the bytes that each device sends so that all have the whole of `size` bytes."""
     return size * (degree - 1) / degree
 
 
-def reduce_scatter(size: float, degree: int) -> float:
+def reduce_scatter(size: float | int, degree: int) -> float:
     """Returns the bytes that each device sends so that each has its share of the sum of `size` bytes."""
     return size * (degree - 1) / degree
 

@@ -56,7 +56,7 @@ class Hardware:
             )
         return self.flops[name]
 
-    def priced(self, dollars_per_hour: float) -> Hardware:
+    def priced(self, dollars_per_hour: float | int) -> Hardware:
         """Returns the same device at another price."""
         return replace(self, dollars_per_hour=dollars_per_hour)
 

@@ -30,16 +30,16 @@ class Fit:
     alpha: float
     beta: float
 
-    def loss(self, parameters: float, tokens: float) -> float:
+    def loss(self, parameters: float | int, tokens: float | int) -> float:
         """Returns the predicted loss (Hoffmann et al. 2022, equation 2)."""
         return self.irreducible + self.parameters / parameters**self.alpha + self.tokens / tokens**self.beta
 
-    def parameters_for(self, flops: float) -> float:
+    def parameters_for(self, flops: float | int) -> float:
         """Returns the size with the lowest loss among those that 6 N D operations allow (equation 4)."""
         balance = (self.alpha * self.parameters / (self.beta * self.tokens)) ** (1 / (self.alpha + self.beta))
         return balance * (flops / FLOPS_PER_PARAMETER) ** (self.beta / (self.alpha + self.beta))
 
-    def tokens_for(self, parameters: float) -> float:
+    def tokens_for(self, parameters: float | int) -> float:
         """Returns the tokens with which a size is the best for its budget: `parameters_for` the other way round."""
         ratio = self.beta * self.tokens / (self.alpha * self.parameters)
         return (ratio * parameters**self.alpha) ** (1 / self.beta)
@@ -83,7 +83,7 @@ class Optimum:
         return asdict(self)
 
 
-def optimum(flops: float, fit: str = "besiroglu") -> Optimum:
+def optimum(flops: float | int, fit: str = "besiroglu") -> Optimum:
     """Returns the compute-optimal size and tokens for a budget.
 
     Args:
@@ -105,7 +105,7 @@ def optimum(flops: float, fit: str = "besiroglu") -> Optimum:
     return Optimum(flops, parameters, tokens, loss, source, not FITTED[0] <= parameters <= FITTED[1])
 
 
-def tokens_needed(parameters: float, fit: str = "besiroglu") -> float:
+def tokens_needed(parameters: float | int, fit: str = "besiroglu") -> float:
     """Returns the tokens for which a model of a size is compute-optimal.
 
     Raises:
@@ -116,7 +116,7 @@ def tokens_needed(parameters: float, fit: str = "besiroglu") -> float:
     return _fit(fit).tokens_for(parameters)
 
 
-def predicted_loss(parameters: float, tokens: float, fit: str = "besiroglu") -> float:
+def predicted_loss(parameters: float | int, tokens: float | int, fit: str = "besiroglu") -> float:
     """Returns the loss that a fit predicts, in nats per token of its text and its tokenizer.
 
     Raises:
@@ -151,13 +151,13 @@ class Bill:
         return {**asdict(self), "days": self.days}
 
 
-def bill(seconds: float, count: int, hardware: Hardware) -> Bill:
+def bill(seconds: float | int, count: int, hardware: Hardware) -> Bill:
     """Returns what so many devices take for so many seconds: steps times the seconds of a step."""
     hours = seconds / 3600 * count
     return Bill(seconds, hours, hours * hardware.dollars_per_hour, hours * hardware.watts / 1000)
 
 
-def training_days(flops: float, count: int, flops_per_second: float) -> float:
+def training_days(flops: float | int, count: int, flops_per_second: float | int) -> float:
     """Returns the days in which devices that each reach a rate do so many operations."""
     return flops / (count * flops_per_second) / SECONDS_PER_DAY
 
@@ -165,7 +165,7 @@ def training_days(flops: float, count: int, flops_per_second: float) -> float:
 _TOKENS_PER_PARAMETER = 20.2  # approach 1's row for a billion parameters: 1.21e20 operations, 20.2 billion tokens
 
 
-def _approach_1(flops: float) -> float:
+def _approach_1(flops: float | int) -> float:
     return (flops / (FLOPS_PER_PARAMETER * _TOKENS_PER_PARAMETER)) ** 0.5
 
 

@@ -319,7 +319,7 @@ def _table(recipe: Recipe, setting: Setting) -> Iterator[OnDevice]:
         yield OnDevice(name, fits, peak, seconds, cost.seconds / 3600, cost.dollars, cost.kilowatt_hours)
 
 
-def _advice(setting: Setting, there: float) -> Advice:
+def _advice(setting: Setting, there: float | int) -> Advice:
     train = setting.train
     assert isinstance(train.batch_size, int)
     piece = train.microbatch_size or train.batch_size
