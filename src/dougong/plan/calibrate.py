@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import Float
 
 from dougong.core import files
 from dougong.core.errors import FileError
@@ -128,7 +129,8 @@ class _Scale(torch.nn.Module):
         super().__init__()
         self.factor = 1.5
 
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden: Float[torch.Tensor, " count"]) -> Float[torch.Tensor, " count"]:
+        """Returns it scaled."""
         return hidden * self.factor
 
 

@@ -11,6 +11,7 @@ import time
 
 import torch
 import torch.nn.functional as F
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -33,7 +34,9 @@ class Reference(nn.Module):
         self.mix = nn.ModuleList(nn.Linear(DIM, DIM) for _ in range(2))
         self.head = nn.Linear(DIM, 2)
 
-    def forward(self, tokens: Tensor, lengths: Tensor, labels: Tensor) -> Tensor:
+    def forward(
+        self, tokens: Int[Tensor, "batch time"], lengths: Int[Tensor, " batch"], labels: Int[Tensor, " batch"]
+    ) -> Float[Tensor, ""]:
         """Returns the sum of the losses."""
         mask = (torch.arange(TIME) < lengths[:, None])[..., None]
         hidden = self.embed(tokens)
