@@ -21,7 +21,7 @@ _SAME_KIND = (
     *("tanh_backward", "sigmoid_backward"),
 )
 _REAL = ("div", "sin", "cos", "tanh", "sigmoid", "exp", "log", "rsqrt", "sqrt", "reciprocal")
-_HARMLESS = {"approximate", "alpha"}  # options that change values, never shapes
+_HARMLESS = {"approximate", "alpha", "out"}  # options that change values, never shapes
 _TRUTH = ("ge", "gt", "le", "lt", "eq", "ne")
 
 
@@ -31,6 +31,8 @@ def made(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     first = args[0] if args else None
     if rule is None or (isinstance(first, Tensor) and not first.is_meta) or _said(kwargs) - _HARMLESS:
         return None
+    if kwargs.get("out") is not None:
+        return kwargs["out"]
     if func._overloadpacket.__name__.endswith("_"):
         return first
     return rule(*args)
@@ -56,7 +58,8 @@ def _pointwise(kind: Callable[[torch.dtype], torch.dtype]) -> Callable[..., Any]
 
 def _said(options: dict[str, Any]) -> set[str]:
     """Returns the options that are not left as they are by default."""
-    return {name for name, value in options.items() if value is not None and value is not False}
+    usual = (None, False, torch.preserve_format)
+    return {name for name, value in options.items() if not any(value is one for one in usual)}
 
 
 def _like(tensor: Tensor, dtype: torch.dtype) -> Tensor:
@@ -128,16 +131,22 @@ _RULES: dict[Any, Callable[..., Any]] = {
     **{getattr(_ATEN, name): _pointwise(_real) for name in _REAL},
     **{getattr(_ATEN, name): _pointwise(lambda _: torch.bool) for name in _TRUTH},
     **{getattr(_ATEN, f"{name}_"): _pointwise(_real) for name in ("log", "add", "mul", "sub", "div", "exp")},
+    _ATEN.mm: lambda left, right: left.new_empty(left.shape[0], right.shape[1]),
     _ATEN.addmm: _addmm,
     _ATEN.addmm_: _addmm,
+    _ATEN._softmax: lambda tensor, _, wide: _like(tensor, torch.float32 if wide else tensor.dtype),
     _ATEN.dot: lambda left, _: left.new_empty(()),
     _ATEN.mean: _mean,
+    _ATEN.amax: _mean,
+    _ATEN.sum: lambda tensor, *rest: _mean(tensor, *rest) if tensor.is_floating_point() else None,
     **{
         getattr(_ATEN, f"{name}_like"): lambda tensor: _like(tensor, tensor.dtype)
         for name in ("empty", "zeros", "ones")
     },
     _ATEN.embedding: lambda table, places, *_: table.new_empty(*places.shape, table.shape[1]),
     _ATEN.embedding_dense_backward: lambda slope, _, count, *__: slope.new_empty(count, slope.shape[-1]),
+    _ATEN.gather: lambda tensor, _, places: tensor.new_empty(places.shape),
+    _ATEN.scatter_add_: lambda tensor, *_: tensor,
     _ATEN.cat: _cat,
     _ATEN.native_layer_norm: _layer_norm,
     _ATEN.native_layer_norm_backward: _layer_norm_backward,
