@@ -51,10 +51,10 @@ def kernels() -> Mapping[str, Kernel]:
             found[f"product/{kind}/{phase}"] = Kernel((SIDES, SIDES, SIDES), _product(dtype, phase), calls, _of_product)
             axes: tuple[tuple[float, ...], ...] = ((4.0, 64.0), (32.0, 128.0, 512.0), (16.0, 64.0))
             found[f"attention/{kind}/{phase}"] = Kernel(axes, _attention(dtype, phase))
-            axes = ((3.0, 16.0, 64.0, 256.0), (16.0, 256.0), (32.0, 512.0, 4096.0))
+            axes = ((3.0, 16.0, 64.0, 256.0), (16.0, 256.0), (32.0, 256.0, 4096.0))
             for name in ("1x1", "3x3", "1d"):
                 make = _convolution(name, dtype, phase)
-                found[f"convolution/{name}/{kind}/{phase}"] = Kernel(axes, make, 1, _of_maps, 2)
+                found[f"convolution/{name}/{kind}/{phase}"] = Kernel(axes, make, 1, _of_maps, 5)
             axes = ((16.0, 64.0, 256.0), (256.0, 4096.0))
             for name, make in (("depthwise", _depthwise(dtype, phase)), ("depthwise-1d", _depthwise_1d(dtype, phase))):
                 found[f"convolution/{name}/{kind}/{phase}"] = Kernel(axes, make, 1, _of_depthwise, 2)
@@ -87,7 +87,7 @@ def _of_product(rows: float, columns: float, inner: float) -> float:
 
 
 def _of_maps(given: float, made: float, positions: float) -> float:
-    return 4 * positions * (given + made)
+    return 4 * (positions * (given + made) + 9 * given * made)
 
 
 def _of_depthwise(channels: float, positions: float) -> float:
@@ -164,8 +164,8 @@ def _depthwise_1d(dtype: torch.dtype, phase: str) -> Callable[..., Call]:
 
 
 def _image(channels: float, positions: float) -> tuple[int, ...]:
-    """Returns the shape of pictures with so many places, at most 32 by 32 each."""
-    side = min(32, max(4, int((positions / 4) ** 0.5)))
+    """Returns the shape of some eight pictures with so many places: of small ones it is their edges that take long."""
+    side = min(32, max(2, int((positions / 8) ** 0.5)))
     return max(1, int(positions) // side**2), int(channels), side, side
 
 
