@@ -3,7 +3,8 @@
 Memory is held against every allocation of a real step, operations against a count by hooks on the real modules, with
 the textbook's formulas and none of the planner's, seconds against the median of real steps after a calibration. The
 control plans each recipe at half its batch, and must miss every demand. The exit status is 1 where a demand is not met.
-Best on a quiet machine with `OMP_NUM_THREADS=1`; each recipe is timed in several rounds, some minutes apart.
+Best on a quiet machine with `OMP_NUM_THREADS=1`; in several rounds, some minutes apart, the machine is calibrated and
+each recipe is timed.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from dougong.nn.transformer import Attention
 from dougong.plan.advise import Setting
 from dougong.plan.calibrate import calibrate
 from dougong.plan.count import known_model
-from dougong.plan.machine import machine_name
 from dougong.plan.memory import enlarged
 from dougong.plan.tables import Calibration
 from dougong.plan.time import step_time
@@ -363,10 +363,12 @@ def main() -> int:
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[options.precision]
     names = [name for name in RECIPES if not options.only or options.only in name]
     with tempfile.TemporaryDirectory() as folder, log.listening(lambda _: None):
-        machine = calibrate(folder=Path(folder))
-        show("machine", {"machine": machine_name(), "products": options.precision, "calibrated in s": machine.seconds})
         subjects = [Subject.of(name, dtype) for name in names]
         for number in range(options.rounds):
+            machine = calibrate(folder=Path(folder))  # of what is measured anew the shorter holds
+            show(
+                "machine", {"machine": machine.machine, "products": options.precision, "measured in s": machine.seconds}
+            )
             for subject in subjects:
                 subject.measure_seconds(options.seconds)
                 print(f"  round {number + 1}/{options.rounds} {subject.name}", file=sys.stderr, flush=True)

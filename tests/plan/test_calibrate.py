@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,23 @@ def test_what_is_measured_is_what_is_read(found: Calibration, tmp_path: Path) ->
     assert found.crowding == 1.25
     assert all(0 < seconds < 0.1 for table in found.tables.values() for seconds in table.seconds)
     assert found.seconds > 0
+
+
+def test_of_what_is_measured_again_the_shorter_holds(found: Calibration, tmp_path: Path, monkeypatch: Any) -> None:
+    def slow(size: float) -> Callable[[], object]:
+        return lambda: time.sleep(0.002)
+
+    axes = {name: table.axes for name, table in found.tables.items()}
+    disturbed = {name: Kernel(sizes, lambda *_: slow(1.0)) for name, sizes in axes.items()}
+    monkeypatch.setattr(calibrating, "kernels", lambda: disturbed)
+    monkeypatch.setattr(calibrating, "crowding_on", lambda machine: 2.0)
+    again = calibrate(0.05, tmp_path / "new")
+    assert again.tables["bytes/one"].seconds[0] == found.tables["bytes/one"].seconds[0]
+    assert again.crowding == found.crowding
+    assert all(again.overheads[name] <= seconds for name, seconds in found.overheads.items())
+    fresh = calibrate(0.05, tmp_path / "other")
+    assert min(fresh.tables["bytes/one"].seconds) > 0.002
+    assert fresh.crowding == 2.0
 
 
 def test_a_thousand_times_as_much_takes_longer(found: Calibration) -> None:

@@ -39,6 +39,8 @@ LONG = 0.005
 def calibrate(seconds: float = 20.0, folder: Path | None = None) -> Calibration:
     """Measures this machine's processor, and keeps what is found for `calibration`.
 
+    Where it was measured before, the shorter of both times holds: what others did here meanwhile is left out.
+
     Args:
         seconds: About how long; the largest sizes are run at least twice, whatever it is.
         folder: Where to keep it; absent: the cache folder.
@@ -53,10 +55,11 @@ def calibrate(seconds: float = 20.0, folder: Path | None = None) -> Calibration:
     with torch.random.fork_rng(devices=[]):
         overheads = _overheads()
         tables = {name: _table(kernel, 0.3 * seconds / points) for name, kernel in every.items()}
-    alone = Calibration(machine_name(), tables, overheads, 1.0, 0.0)
-    crowding = crowding_on(alone)
-    found = dataclasses.replace(alone, crowding=crowding, seconds=time.perf_counter() - begin)
-    path = _path(folder)
+    found = Calibration(machine_name(), tables, overheads, 1.0, 0.0)
+    before, path = calibration(folder), _path(folder)
+    found = _shorter(found, before) if before else found
+    crowding = min(crowding_on(found), before.crowding if before else math.inf)
+    found = dataclasses.replace(found, crowding=crowding, seconds=time.perf_counter() - begin)
     with files.explained(path.parent, "written"):
         path.parent.mkdir(parents=True, exist_ok=True)
     files.write_json(path, _written(found))
@@ -71,6 +74,16 @@ def calibration(folder: Path | None = None) -> Calibration | None:
     """
     path = _path(folder)
     return _read(path) if path.exists() else None
+
+
+def _shorter(one: Calibration, other: Calibration) -> Calibration:
+    """Returns the shorter time of each."""
+    tables = {
+        name: Table(table.axes, tuple(map(min, table.seconds, other.tables[name].seconds)))
+        for name, table in one.tables.items()
+    }
+    overheads = {name: min(seconds, other.overheads[name]) for name, seconds in one.overheads.items()}
+    return dataclasses.replace(one, tables=tables, overheads=overheads)
 
 
 def _path(folder: Path | None) -> Path:
