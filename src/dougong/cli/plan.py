@@ -235,9 +235,8 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _flops(value: float | int) -> str:
-    return _scaled(
-        value, (("ZFLOP", 1e21), ("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9)), "MFLOP", 1e6
-    )
+    units = (("ZFLOP", 1e21), ("EFLOP", 1e18), ("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9), ("MFLOP", 1e6))
+    return _scaled(value, units, "kFLOP", 1e3)
 
 
 def _bytes(value: float | int) -> str:
