@@ -68,7 +68,9 @@ EMBEDDED: dict[str, Any] = {
     },
 }
 # The controls take fewer steps and do not compile: they show that the comparison notices, not that a kernel is exact.
+# Their saves are waited for, so that there is a checkpoint to go on from when the kill strikes, however slow the disk.
 SHORT = ["steps=24", "compile=false", "checkpoint.every=8", "evaluate.every=6", "evaluate.batches=2", "profile=null"]
+SHORT += ["checkpoint.asynchronous=false"]
 SHORT_PLATEAU = ["schedule.patience=0", "schedule.min_delta=1000"]
 SHORT_KILL = 13
 FILES = {"model": "weights", "optimizer": "optimizer's state", "average": "averaged weights", "best": "best weights"}
