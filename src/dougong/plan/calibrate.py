@@ -42,7 +42,7 @@ def calibrate(seconds: float = 20.0, folder: Path | None = None) -> Calibration:
     Where it was measured before, the shorter of both times holds: what others did here meanwhile is left out.
 
     Args:
-        seconds: About how long; the largest sizes are run at least twice, whatever it is.
+        seconds: About how long; of it a third is left for repeating calls, as each is made and run once at least.
         folder: Where to keep it; absent: the cache folder.
 
     Raises:
@@ -54,7 +54,7 @@ def calibrate(seconds: float = 20.0, folder: Path | None = None) -> Calibration:
     points = sum(math.prod(map(len, kernel.axes)) for kernel in every.values())
     with torch.random.fork_rng(devices=[]):
         overheads = _overheads()
-        tables = {name: _table(kernel, 0.3 * seconds / points) for name, kernel in every.items()}
+        tables = {name: _table(kernel, seconds / 3 / points) for name, kernel in every.items()}
     found = Calibration(machine_name(), tables, overheads, 1.0, 0.0)
     before, path = calibration(folder), _path(folder)
     found = _shorter(found, before) if before else found

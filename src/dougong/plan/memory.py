@@ -156,6 +156,11 @@ def computing(batch: Batch, dtype: torch.dtype) -> contextlib.AbstractContextMan
     return torch.autocast(batch.samples.device.type, dtype=dtype)
 
 
+def sums_gradients(func: Any) -> bool:
+    """Tells a dispatch mode whether autograd itself asks for an operation, to add up two gradients of one tensor."""
+    return func is torch.ops.aten.add.Tensor and sys._getframe(2).f_code.co_name == "_engine_run_backward"
+
+
 _NOBODY = 0  # the number of memory that no tensor holds
 
 
@@ -180,7 +185,7 @@ class Ledger(TorchDispatchMode):
             return 1
         result = func(*args, **(kwargs or {}))
         tree_map_only(Tensor, self._book, result)
-        if func is torch.ops.aten.add.Tensor and sys._getframe(1).f_code.co_name == "_engine_run_backward":
+        if sums_gradients(func):
             self._sums[self._number(args[0])] = len(self._entries) - 1
         if taken := workspace(func, args):
             self._entries += [(_NOBODY, taken), (_NOBODY, -taken)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import sys
 import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from torch.utils._pytree import tree_leaves
 
 from dougong.core.contracts import Batch, Task
 from dougong.plan import formulas
-from dougong.plan.memory import Buildable, blank, computing, with_state
+from dougong.plan.memory import Buildable, blank, computing, sums_gradients, with_state
 from dougong.train.average import Average
 from dougong.train.blocks import prepared_blocks
 from dougong.train.config import TrainConfig
@@ -225,7 +224,7 @@ class Recorder(TorchDispatchMode):
                 next((t.dtype for t in (*inputs, *outputs) if t.is_floating_point()), torch.int64),
             )
         )
-        if func is torch.ops.aten.add.Tensor and sys._getframe(1).f_code.co_name == "_engine_run_backward":
+        if sums_gradients(func):
             self._sum = weakref.ref(args[0].untyped_storage())
         return result
 

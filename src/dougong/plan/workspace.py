@@ -31,14 +31,14 @@ def workspace(func: Any, args: Any) -> int:
 
 def _lstm_backward(args: Any) -> int:
     slope, (_, of_input, of_state, *_) = args
-    return 4 * _size(slope) + _size(of_input) + _size(of_state)
+    return 4 * slope.nbytes + of_input.nbytes + of_state.nbytes
 
 
 def _convolution_backward(args: Any) -> int:
     slope, given, weight, _, stride = args[:5]
     copied = _copied(slope) + _copied(given)
     if not (_plain(given) and _plain(slope)):
-        return copied + _size(weight)
+        return copied + weight.nbytes
     twice = max(stride) > 1 and args[-1][0]  # the slope of what is given is turned back over another copy
     return copied + _blocked(given) + max(_blocked(slope), _blocked(given) * twice)
 
@@ -46,7 +46,7 @@ def _convolution_backward(args: Any) -> int:
 def _convolution(args: Any) -> int:
     given, weight = args[:2]
     if not _plain(given):
-        return _copied(given) + _size(weight)
+        return _copied(given) + weight.nbytes
     places = [_places(args, axis) for axis in range(weight.dim() - 2)]
     made = _rounded(weight.shape[0]) * given.shape[0] * math.prod(places) * given.element_size()
     return _copied(given) + max(made, _blocked(given) + _blocked_weight(weight))
@@ -68,26 +68,22 @@ def _plain(tensor: Tensor) -> bool:
 
 
 def _copied(tensor: Tensor) -> int:
-    return 0 if tensor.is_contiguous() or not _plain(tensor) else _size(tensor)
+    return 0 if tensor.is_contiguous() or not _plain(tensor) else tensor.nbytes
 
 
 def _blocked(tensor: Tensor) -> int:
     """Returns the bytes of a copy whose channels lie in blocks."""
     channels = tensor.shape[1]
-    return 0 if channels < BLOCK else _size(tensor) // channels * _rounded(channels)
+    return 0 if channels < BLOCK else tensor.nbytes // channels * _rounded(channels)
 
 
 def _blocked_weight(weight: Tensor) -> int:
     made, given = weight.shape[:2]
-    return _size(weight) // (made * given) * _rounded(made) * (given if given < BLOCK else _rounded(given))
+    return weight.nbytes // (made * given) * _rounded(made) * (given if given < BLOCK else _rounded(given))
 
 
 def _rounded(channels: int) -> int:
     return -(-channels // BLOCK) * BLOCK
-
-
-def _size(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
 
 
 _TAKEN: dict[str, Callable[[Any], int]] = {
