@@ -83,7 +83,7 @@ def test_every_model_is_written_in_a_form_that_computes_it(
 
 
 def test_every_dialect_is_found_by_its_model_type() -> None:
-    assert [dialect_of(dialect.MODEL_TYPE) for dialect in dialects()] == dialects()
+    assert [dialect_of({"model_type": dialect.MODEL_TYPE}) for dialect in dialects()] == dialects()
     assert {dialect.MODEL_TYPE for dialect in dialects()} >= {"gpt2", "llama", "qwen3"}
 
 

@@ -63,12 +63,17 @@ def parameter_count(config: Config) -> int:
 def test_every_variant_has_its_golden_count(module: ModuleType) -> None:
     name = module.__name__.rsplit(".", 1)[-1]
     lines = (GOLDEN / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    golden = {variant: int(count.replace(",", "")) for variant, count in (line.split() for line in lines)}
-    # A variant may leave to the data how many tokens there are, if it has any; it is counted with 512.
+    golden = {variant: int(count.replace(",", "")) for variant, count, *_ in (line.split() for line in lines)}
+    # A variant may leave to the data how many tokens and classes there are, if it has any; what it is counted with
+    # stands in its line, or is this.
     counted = {}
-    for variant, values in module.VARIANTS.items():
-        config, _ = try_validate(module.PART, {"vocab_size": 512} | values)
-        counted[variant] = parameter_count(config or validate(module.PART, values))
+    for variant, *said in (line.split() for line in lines):
+        given = {key: int(number) for key, number in (pair.split("=") for pair in said[1:])}
+        defaults = {"vocab_size": 512, "num_classes": 1000} | given
+        values = {key: number for key, number in defaults.items() if key in module.PART.model_fields}
+        config, _ = try_validate(module.PART, values | module.VARIANTS[variant])
+        counted[variant] = parameter_count(config or validate(module.PART, module.VARIANTS[variant]))
+    assert set(module.VARIANTS) == set(golden)
     assert counted == golden
 
 
@@ -245,6 +250,10 @@ def alternatives(annotation: Any, value: Any) -> Iterator[Any]:
         yield from arguments
     elif typing.get_origin(annotation) is list:
         yield from ([item] for item in alternatives(arguments[0], None))
+    elif typing.get_origin(annotation) is tuple and isinstance(value, tuple):
+        for place, item in enumerate(value):
+            others = alternatives(arguments[0], item)
+            yield from ((*value[:place], other, *value[place + 1 :]) for other in others)
     elif annotation is bool:
         yield from (True, False)
     elif annotation is int:

@@ -39,7 +39,7 @@ def gradient_gaps(reference: nn.Module, model: nn.Module) -> dict[str, float]:
     values = model.config.filled().model_dump(mode="json")
     ours = dict(model.named_parameters())
     gradients = {}
-    for name, pieces in dialect_of(reference.config.model_type).layout(values, ours).items():
+    for name, pieces in dialect_of({"model_type": reference.config.model_type}).layout(values, ours).items():
         for piece in pieces:
             gradient = ours[name].grad if piece.rows is None else ours[name].grad[slice(*piece.rows)]
             gradients[piece.name] = gradient.T if piece.transposed else gradient

@@ -18,13 +18,12 @@ from torch.optim import Optimizer
 
 from dougong.core import seed as seeds
 from dougong.core.contracts import Batch, Task
-from dougong.nn.norm import BatchNorm, BatchNorm2d
+from dougong.nn.norm import OVER_BATCH
 from dougong.train.config import TrainConfig
 from dougong.train.loop import Batches
 from dougong.train.state import State
 from dougong.train.step import draws_noise, optimizer_step
 
-OVER_BATCH = (BatchNorm, BatchNorm2d, nn.modules.batchnorm._BatchNorm)
 EXACT = 1e-10  # relative, in fp64: what rounding alone can do is about a millionth of it
 
 

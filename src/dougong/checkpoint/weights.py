@@ -32,7 +32,7 @@ _TYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat1
 
 
 def load_model(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
-    """Returns the model that a folder holds: GPT-2, Llama, Qwen3, or our own form.
+    """Returns the model that a folder holds: GPT-2, Llama, Qwen3, ResNet, a ResNet or VGG of timm, or our own form.
 
     Each tensor is read from the mapped file straight into its parameter, so the weights are in memory once.
 
@@ -50,7 +50,31 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", dtype: to
     folder = Path(folder)
     _verify(folder)
     theirs, dialect = _config_json(folder)
-    config: Any = _translate(folder, theirs, dialect)
+    return _filled(folder, dialect, _translate(folder, theirs, dialect), device, dtype)
+
+
+def recognise(folder: str | Path) -> nn.Module | None:
+    """Returns the model whose weights a folder holds without a config.json, told by names and shapes of the tensors.
+
+    Raises:
+        FileError: They look like those of a model that is built here, but are not.
+    """
+    folder = Path(folder)
+    with _opened(folder) as stored:
+        shapes = {name: tensor.shape for name, tensor in stored.items()}
+    for dialect in dialects():
+        values = dialect.recognise(shapes) if hasattr(dialect, "recognise") else None
+        if values is not None:
+            with _explained(folder, "must hold a model"):
+                config = validate(find_part("models", values["name"]).PART, values)
+            return _filled(folder, dialect, config, "cpu", None)
+    return None
+
+
+def _filled(
+    folder: Path, dialect: ModuleType, config: Any, device: torch.device | str, dtype: torch.dtype | None
+) -> nn.Module:
+    """Returns the model of a config with the weights of a folder."""
     with _opened(folder) as stored:
         if getattr(config, "num_layers", 0) > len(stored):
             raise FileError(
@@ -108,6 +132,7 @@ def save_model(
     extra_files: Mapping[str, bytes] | None = None,
     eos_id: int | None = None,
     shard_bytes: int = SHARD_BYTES,
+    labels: Sequence[str] | None = None,
 ) -> None:
     """Writes a model folder that is afterwards whole or, on any failure, as it was.
 
@@ -120,6 +145,7 @@ def save_model(
         extra_files: Further files by name, such as the tokenizer's.
         eos_id: The token that ends a text, which generation elsewhere must know.
         shard_bytes: The size above which the weights are split into several files.
+        labels: The name of each class, of a classifier.
 
     Raises:
         ResourceError: The disk is full or not writable.
@@ -130,18 +156,29 @@ def save_model(
     config = config or dialect.write_config(values)
     tensors = model.state_dict()
     dtype = _TYPE_NAMES.get(next(iter(tensors.values())).dtype, "float32")
-    ends = {"bos_token_id": eos_id, "eos_token_id": eos_id}
-    shards = _shards(dialect.layout(values, tensors), tensors, shard_bytes)
+    ends = {"bos_token_id": eos_id, "eos_token_id": eos_id} if eos_id is not None or labels is None else _named(labels)
+    layout = dialect.layout(values, tensors)
+    shards = _shards(layout, tensors, shard_bytes)
+    names = [piece.name for pieces in layout.values() for piece in pieces]
+    counters = dialect.counters(names) if hasattr(dialect, "counters") else []
     _check_space(Path(folder), sum(tensor.nbytes for tensor in tensors.values()))
     with files.new_folder(folder) as temporary:
         files.write_json(temporary / "config.json", {**config, **ends, "dtype": dtype, "torch_dtype": dtype})
         files.write_json(temporary / "generation_config.json", {} if eos_id is None else ends)
-        _write_shards(temporary, shards, tensors)
+        _write_shards(temporary, shards, tensors, counters)
         for name, content in (extra_files or {}).items():
             target = files.inside(temporary, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             files.write_whole(target, content)
         seal.seal(temporary, SEALED)
+
+
+def _named(labels: Sequence[str]) -> dict[str, Any]:
+    """Returns the names of classes as transformers has them."""
+    return {
+        "id2label": {str(number): label for number, label in enumerate(labels)},
+        "label2id": {label: number for number, label in enumerate(labels)},
+    }
 
 
 _DTYPES = {
@@ -195,7 +232,7 @@ def _config_json(folder: Path) -> tuple[Mapping[str, Any], ModuleType]:
     theirs = files.read_settings(path)
     if theirs.get("quantization_config"):
         raise FileError(f"{path} must describe plain weights, but they are quantized. Take the unquantized model.")
-    return theirs, dialect_of(theirs.get("model_type"))
+    return theirs, dialect_of(theirs)
 
 
 def _values(model: nn.Module) -> dict[str, Any]:
@@ -302,6 +339,8 @@ def _foreign_shape(piece: Piece, ours: Tensor) -> tuple[int, ...]:
     shape = tuple(ours.shape)
     if piece.rows is not None:
         shape = (piece.rows[1] - piece.rows[0], *shape[1:])
+    if piece.window is not None:
+        return (shape[0], shape[1] // piece.window**2, piece.window, piece.window)
     return shape[::-1] if piece.transposed else shape
 
 
@@ -319,7 +358,9 @@ def _turned(piece: Piece, tensor: Tensor) -> Tensor:
 def _copy(model: nn.Module, parts: Sequence[_Part]) -> None:
     ours = model.state_dict()
     for part in parts:
-        _rows(part.piece, ours[part.ours]).copy_(_turned(part.piece, part.stored.read()))
+        theirs = part.stored.read()
+        theirs = theirs.flatten(1) if part.piece.window is not None else theirs
+        _rows(part.piece, ours[part.ours]).copy_(_turned(part.piece, theirs))
 
 
 def _shards(layout: Layout, tensors: Mapping[str, Tensor], limit: int) -> list[list[tuple[str, Piece]]]:
@@ -337,7 +378,9 @@ def _shards(layout: Layout, tensors: Mapping[str, Tensor], limit: int) -> list[l
     return shards
 
 
-def _write_shards(folder: Path, shards: Sequence[Sequence[tuple[str, Piece]]], tensors: Mapping[str, Tensor]) -> None:
+def _write_shards(
+    folder: Path, shards: Sequence[Sequence[tuple[str, Piece]]], tensors: Mapping[str, Tensor], counters: Sequence[str]
+) -> None:
     weight_map: dict[str, str] = {}
     count = len(shards)
     for number, shard in enumerate(shards, start=1):
@@ -346,6 +389,8 @@ def _write_shards(folder: Path, shards: Sequence[Sequence[tuple[str, Piece]]], t
         content = {
             piece.name: _turned(piece, _rows(piece, tensors[ours])).detach().cpu().contiguous() for ours, piece in shard
         }
+        if number == count:
+            content |= {name: torch.zeros((), dtype=torch.int64) for name in counters}
         weight_map |= dict.fromkeys(content, name)
         try:
             with files.explained(folder / name, "written"):

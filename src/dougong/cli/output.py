@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_NAMES = {"bits_per_byte": "bits per byte", "macro_f1": "F1, mean of the classes"}
+_NAMES = {
+    "bits_per_byte": "bits per byte",
+    "macro_f1": "F1, mean of the classes",
+    "top5_accuracy": "in the five likeliest",
+    "calibration_error": "calibration error",
+    "map": "COCO average precision",
+    "map50": "precision, overlap 0.5",
+}
 
 
 def show_json(value: Any) -> None:
@@ -51,6 +58,22 @@ def show_table(rows: Mapping[str, Any], indent: int = 0) -> None:
         else:
             text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else value
             print(f"{'':{indent}}{name:<{width}}{text}".rstrip())
+
+
+def show_rows(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Prints rows of the same keys as a table, after an empty line; nothing where there are none."""
+    if not rows:
+        return
+    lines = [[str(key) for key in rows[0]], *([_cell(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    print()
+    for first, *others in lines:
+        cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
+        print("  " + "  ".join([first.ljust(widths[0]), *cells]))
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def write(text: str) -> None:

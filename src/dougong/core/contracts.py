@@ -112,6 +112,14 @@ class Metric(Protocol):
 
 
 @runtime_checkable
+class Detailed(Protocol):
+    """What a metric may add: more than figures, for `evaluation.json` of a run."""
+
+    def details(self) -> dict[str, Any]:
+        """Returns tables as JSON values."""
+
+
+@runtime_checkable
 class Task(Protocol):
     """An objective: how examples become a batch, a batch a loss, and outputs something a person reads."""
 

@@ -55,6 +55,17 @@ def everything(sources: Sources) -> Any:
     return _joined(sources).repeat()
 
 
+def augmented(examples: Any, change: Callable[[Any, Any], Any], seed: int) -> Any:
+    """Returns the order with each example changed at random; what is drawn is a function of seed and number alone.
+
+    Args:
+        examples: The endless order.
+        change: Takes an example and a `numpy.random.Generator`; may draw from that, and from nothing else.
+        seed: The run's seed.
+    """
+    return examples.random_map(change, seed=seeds.key(seed, "augment") & 0xFFFFFFFF)
+
+
 def count(sources: Sources) -> int:
     """Returns how many examples all sources have together."""
     return sum(len(dataset) for dataset, _ in sources)

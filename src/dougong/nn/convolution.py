@@ -82,6 +82,8 @@ class Convolution2d(nn.Module):
         """Returns `window.length(height)` rows and `window.length(width)` columns."""
         window = self.window
         check_room(window, *images.shape[2:])
+        # In memory the channels lie last, as the kernels want them: turned once, at the first convolution.
+        images = images.contiguous(memory_format=torch.channels_last)
         even = window.before == window.after
         if not even:
             images = F.pad(images, (window.before, window.after) * 2)

@@ -201,17 +201,26 @@ def _rows_per_chunk(vocab: int) -> int:
 
 
 def class_cross_entropy(
-    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"], label_smoothing: float = 0.0
+    logits: Float[Tensor, "batch classes"],
+    labels: Int[Tensor, " batch"],
+    label_smoothing: float = 0.0,
+    others: Int[Tensor, " batch"] | None = None,
+    shares: Float[Tensor, " batch"] | None = None,
 ) -> CrossEntropy:
     """Returns the cross entropy of `softmax(logits)` against classes, as sums; smoothing as in the other two.
 
     Args:
         labels: Numbers of classes; -1 marks an example that does not count.
+        others: The class of what is mixed into each example (MixUp, Zhang et al. 2018, eq. 1); None: nothing is.
+        shares: The share of the first class, where there are others.
     """
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     counts = labels != IGNORED
     log_z = logits.logsumexp(-1)
-    nll = log_z - logits.gather(-1, labels.clamp(min=0)[:, None]).squeeze(-1)
+    said = logits.gather(-1, labels.clamp(min=0)[:, None]).squeeze(-1)
+    if others is not None and shares is not None:
+        said = torch.lerp(logits.gather(-1, others[:, None]).squeeze(-1), said, shares.to(said.dtype))
+    nll = log_z - said
     loss = (1 - label_smoothing) * nll + label_smoothing * (log_z - logits.mean(-1))
     loss, nll = (torch.where(counts, value, 0.0).sum() for value in (loss, nll.detach()))
     return CrossEntropy(loss, nll, torch.zeros_like(nll), counts.sum())

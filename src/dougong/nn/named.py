@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, PositiveInt
@@ -9,6 +10,20 @@ from pydantic import Field, PositiveFloat, PositiveInt
 from dougong.core.config import Config
 
 Activation = Literal["gelu", "gelu_tanh", "silu", "relu"]
+NormOverSpace = Literal["batch", "group", "none"]
+
+
+@dataclass(frozen=True)
+class SpatialNorm:
+    """Which norm follows the convolutions of a network over images.
+
+    Attributes:
+        kind: Over the batch, over groups of channels, or none.
+        groups: How many groups, if it is over groups.
+    """
+
+    kind: NormOverSpace
+    groups: int = 32
 
 
 class LinearScaling(Config):

@@ -157,6 +157,10 @@ class GroupNorm2d(nn.Module):
         return F.group_norm(images, self.groups, self.weight, self.bias, self.eps)
 
 
+OVER_BATCH = (BatchNorm, BatchNorm2d, nn.modules.batchnorm._BatchNorm)
+"""The norms whose statistics in training are those of the batch."""
+
+
 def _recomputes() -> bool:
     """Tells whether this forward pass runs inside a backward pass: it must not count a batch for a second time."""
     return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1

@@ -16,12 +16,13 @@ from torch import nn
 from dougong.core.config import Config
 from dougong.core.contracts import Task
 from dougong.core.errors import UsageError
+from dougong.nn.norm import OVER_BATCH
 from dougong.plan.trace import trace_loss
 from dougong.recipe import Recipe
 from dougong.train.config import AdafactorConfig, OptimizerConfig
 from dougong.train.optim import build_optimizers, optimizer_tensors
 
-DECIDED = ("vocab_size", "num_classes")  # numbers of a model that the data may decide
+DECIDED = ("vocab_size", "num_classes", "image_shape")  # what of a model the data may decide
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def flops_per_sample(model: nn.Module, task: Task) -> int:
 
 def examples_traced(model: nn.Module) -> int:
     """Returns how many examples are traced for one: two where statistics are taken over the batch."""
-    return 2 if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()) else 1
+    return 2 if any(isinstance(module, OVER_BATCH) for module in model.modules()) else 1
 
 
 def task_of(recipe: Recipe, config: Config) -> Task:

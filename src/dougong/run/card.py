@@ -14,7 +14,12 @@ from dougong.run.parts import Parts
 _FIGURES = {
     "loss": "loss (nats)",
     "accuracy": "accuracy",
+    "top5_accuracy": "accuracy among the five likeliest",
     "macro_f1": "F1, mean over the classes",
+    "calibration_error": "expected calibration error",
+    "map": "COCO mean average precision",
+    "map50": "mean average precision at an overlap of 0.5",
+    "voc_map": "VOC mean average precision",
     "perplexity": "perplexity",
     "bits_per_byte": "bits per byte",
     "gzip_bits_per_byte": "bits per byte of gzip -9 on the same text",

@@ -17,9 +17,11 @@ from typing import Any
 from dougong.checkpoint import seal
 from dougong.checkpoint.convert import dialect_of
 from dougong.checkpoint.unpickle import CAUGHT
-from dougong.checkpoint.weights import SEALED, SHARD_BYTES, load_model
+from dougong.checkpoint.weights import SEALED, SHARD_BYTES, load_model, recognise, save_model
 from dougong.core import files, isolation
 from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
+from dougong.data.images import ClassifiedConfig
+from dougong.data.viewing import Viewing
 
 _WEIGHTS, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -27,6 +29,7 @@ _VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "
 _LARGEST = 500_000_000
 """Bytes of the largest file of a vocabulary."""
 _SECONDS = 3600.0
+_SHARE = 0.875  # of the shorter side, that torchvision's weights were tested on: 224 of 256 pixels
 _ADVICE = "Ask for safetensors, or for a file of torch.save(model.state_dict())."
 _ZIP, _PICKLE, _MAGIC = b"PK\x03\x04", b"\x80", b"l\xfc\x9cF\xf9 j\xa8P\x19"  # the last: of torch.save before 1.6
 
@@ -93,6 +96,8 @@ def import_weights(source: str | Path, to: str | Path, key: str | None = None) -
         for name, content in beside.items():
             files.write_whole(folder / name, content)
         types, total = _named(folder, [path for paths, _ in found for path in paths])
+        if "config.json" not in beside:
+            _recognised(folder)
         seal.seal(folder, SEALED)
         opens = _opens(folder)
         names = sorted(path.name for path in folder.iterdir())
@@ -236,6 +241,23 @@ def _named(folder: Path, parts: Sequence[Path]) -> tuple[dict[str, int], int]:
     return types, total
 
 
+def _recognised(folder: Path) -> None:
+    """Turns bare weights of an architecture that is told by its tensors' names (torchvision's) into a model folder."""
+    model: Any = recognise(folder)
+    if model is None:
+        return
+    for path in folder.glob("model*.safetensors*"):
+        path.unlink()
+    side = model.config.image_shape[1]
+    seen = ClassifiedConfig(size=side, resize=round(side / _SHARE)) if hasattr(model, "head") else None
+    prepared = {} if seen is None else {"preprocessor_config.json": Viewing(seen, (side, side)).preprocessor()}
+    whole = folder / "recognised"
+    save_model(model, whole, {name: json.dumps(values, indent=2).encode() for name, values in prepared.items()})
+    for path in list(whole.iterdir()):
+        path.rename(folder / path.name)
+    whole.rmdir()
+
+
 def _opens(folder: Path) -> bool | None:
     """Sees that the model can be opened, where its architecture is built here.
 
@@ -246,7 +268,7 @@ def _opens(folder: Path) -> bool | None:
         return None
     config = files.read_json(folder / "config.json")
     try:
-        dialect_of(config.get("model_type") if isinstance(config, dict) else None)
+        dialect_of(config if isinstance(config, dict) else {})
     except FileError:
         return None
     load_model(folder, device="meta")

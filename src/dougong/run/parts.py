@@ -12,7 +12,7 @@ from typing import Any
 from dougong.core.config import Config, path_text
 from dougong.core.contracts import Batch
 from dougong.core.errors import UsageError
-from dougong.data.loader import Batches, BatchSizes, count, everything, in_order, order
+from dougong.data.loader import Batches, BatchSizes, augmented, count, everything, in_order, order
 from dougong.recipe import Recipe
 from dougong.recipe.sources import paths_in
 from dougong.train.loop import batch_sizes
@@ -51,6 +51,8 @@ class Parts:
         train = self.recipe.train
         whole = train.batch_size == "all"
         examples = everything(self.data.train) if whole else order(self.data.train, train.seed)
+        change = getattr(self.data, "augment", None)
+        examples = examples if change is None else augmented(examples, change, train.seed)
         return Batches(examples, self.task.collate, self.sizes(), train.workers)
 
     def validation(self) -> Callable[[], Iterable[Batch]]:
@@ -104,8 +106,12 @@ def _prepared(recipe: Recipe) -> Any:
         raise
 
 
-def _determined(model: Config, decided: dict[str, int]) -> Any:
-    """Returns the model with the fields that the data decides; a larger number given by the recipe may stay."""
+def _determined(model: Config, decided: dict[str, Any]) -> Any:
+    """Returns the model with the fields that the data decides; a larger number given by the recipe may stay.
+
+    Raises:
+        UsageError: A number of the recipe is smaller, or the shape of its pictures another.
+    """
     changes = {}
     for name, value in decided.items():
         if not model.takes(name):
@@ -113,6 +119,13 @@ def _determined(model: Config, decided: dict[str, int]) -> Any:
         given = getattr(model, name)
         if given is None:
             changes[name] = value
+        elif name == "image_shape":
+            if tuple(given) != tuple(value):
+                raise UsageError(
+                    f"{path_text(('model', name))} must be that of the data's pictures, {' x '.join(map(str, value))} "
+                    f"(channels, height, width), but is {' x '.join(map(str, given))}. Leave it out to take the "
+                    "data's, or set data.size."
+                )
         elif given < value:
             raise UsageError(
                 f"{path_text(('model', name))} must be at least the data's {value}, but is {given}. "

@@ -271,7 +271,9 @@ def _plan(parts: Parts, counted: Mapping[str, Any]) -> dict[str, Any]:
 
 def _leave_model(parts: Parts, model: nn.Module, folder: Path, outcome: Outcome) -> dict[str, float]:
     """Evaluates the final weights on the whole validation text, and writes the model folder with its card."""
-    metrics = full_evaluation(parts, model)
+    metrics, details = full_evaluation(parts, model)
+    if details:
+        files.write_json(folder / "evaluation.json", {"metrics": metrics, **details})
     # The compressors' figures do not change while training: they stand among the facts of the run's start.
     of_model = {name: value for name, value in metrics.items() if not name.startswith(("gzip", "xz"))}
     _note_evaluation(folder, outcome.steps, of_model)

@@ -37,7 +37,8 @@ class Classes:
 
     def loss(self, logits: Float[Tensor, "batch classes"], batch: Batch) -> Loss:
         """Returns the summed cross entropy over the examples that count."""
-        found = class_cross_entropy(logits, batch["labels"], self.label_smoothing)
+        mixed = batch.get("other_labels"), batch.get("shares")
+        found = class_cross_entropy(logits, batch["labels"], self.label_smoothing, *mixed)
         return Loss(found.sum, found.weight, {"nll": found.nll} if self.label_smoothing else {})
 
     def decode(self, outputs: Float[Tensor, "batch classes"]) -> list[str] | list[int]:
@@ -47,26 +48,40 @@ class Classes:
 
 
 class ClassMetrics:
-    """Loss, accuracy and F1 of a classifier.
+    """Loss, accuracy, F1 and calibration of a classifier.
 
     Args:
         logits: Calls the model.
-        number: How many classes there are.
+        classes: The classes.
     """
 
-    def __init__(self, logits: Logits, number: int):
-        self.logits, self.counts = logits, Classification(number)
+    def __init__(self, logits: Logits, classes: Classes):
+        self.logits, self.classes, self.counts = logits, classes, Classification(classes.number)
 
     def update(self, model: nn.Module, batch: Batch) -> None:
         """Adds the batch's examples that count."""
         kept = batch["labels"] != IGNORED
         logits, labels = self.logits(model, batch.with_noise(None))[kept], batch["labels"][kept]
         nats = class_cross_entropy(logits, labels).sum
-        self.counts.add(nats.double().item(), logits.argmax(-1).tolist(), labels.tolist())
+        ranks = (logits > logits.gather(-1, labels[:, None])).sum(-1)
+        confidences, predicted = logits.float().softmax(-1).max(-1)
+        figures = (tensor.tolist() for tensor in (predicted, labels, ranks, confidences))
+        self.counts.add(nats.double().item(), *figures)
 
     def compute(self) -> dict[str, float]:
         """Returns the figures."""
         return self.counts.compute()
+
+    def details(self) -> dict[str, Any]:
+        """Returns the figures of each class, and which classes were taken for which, the most frequent first."""
+        names = self.classes.names or [str(number) for number in range(self.classes.number)]
+        return {
+            "classes": {names[number]: row for number, row in self.counts.by_class().items()},
+            "confusions": [
+                {"is": names[label], "taken for": names[said], "examples": number}
+                for label, said, number in self.counts.confusions()
+            ],
+        }
 
 
 def uneven(batch: Batch) -> Batch:

@@ -12,12 +12,11 @@ from itertools import islice
 import torch
 from torch import nn
 
-from dougong.core.contracts import Batch, Task
+from dougong.core.contracts import Batch, Metric, Task
 from dougong.core.every import Every
 from dougong.train.state import State
 
 
-@torch.inference_mode()
 def evaluate(
     model: nn.Module,
     task: Task,
@@ -31,6 +30,19 @@ def evaluate(
         dtype: The type of matrix products.
         proceed: Asked before each batch; once it says no, the evaluation is given up and None returned.
     """
+    metrics = measured(model, task, batches, dtype, proceed)
+    return None if metrics is None else metrics.compute()
+
+
+@torch.inference_mode()
+def measured(
+    model: nn.Module,
+    task: Task,
+    batches: Iterable[Batch],
+    dtype: torch.dtype = torch.float32,
+    proceed: Callable[[], bool] = lambda: True,
+) -> Metric | None:
+    """Returns the metrics fed with all batches; else as `evaluate`."""
     device, metrics = next(model.parameters()).device, task.metrics()
     plain = dtype in (torch.float32, torch.float64)
     training = model.training
@@ -43,7 +55,7 @@ def evaluate(
                 metrics.update(model, batch.to(device).with_noise(None))
     finally:
         model.train(training)
-    return metrics.compute()
+    return metrics
 
 
 class Evaluator:

@@ -9,14 +9,19 @@ A dialect is a module with
 - `read_config(config)`: the values of our config, from theirs;
 - `write_config(values)`: their config from our values, or None where it cannot say what ours says (a value that ours
   derives from others is given written out);
-- `layout(values, names)`: where each of our tensors lies in their file.
+- `layout(values, names)`: where each of our tensors lies in their file;
+- `counters(names)`, where theirs has such: the names of whole numbers in their file that count training steps and
+  decide nothing; they are written as 0;
+- `recognise(shapes)`, where files come without a config: the values of our config from the names and shapes of their
+  tensors, or None.
 
 Knows how configs and names correspond; knows no model class, and opens no file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -42,14 +47,17 @@ class Piece:
         name: Its name in their file.
         rows: Which rows of our tensor it is; None is all of them.
         transposed: Whether their matrix has inputs before outputs.
+        window: The side of the square window, where theirs is a convolution and ours a matrix over all its places.
     """
 
     name: str
     rows: tuple[int, int] | None = None
     transposed: bool = False
+    window: int | None = None
 
 
 Layout = Mapping[str, tuple[Piece, ...]]
+Shapes = Mapping[str, Sequence[int]]
 
 
 def dialects() -> list[ModuleType]:
@@ -62,12 +70,15 @@ def own_form() -> ModuleType:
     return find_part("checkpoint.convert", "native")
 
 
-def dialect_of(model_type: Any) -> ModuleType:
-    """Returns the dialect that reads a `model_type`.
+def dialect_of(config: Mapping[str, Any]) -> ModuleType:
+    """Returns the dialect that reads a config.json, by its `model_type`; one of timm has an `architecture` instead.
 
     Raises:
         FileError: There is none.
     """
+    model_type = config.get("model_type")
+    if model_type is None and isinstance(config.get("architecture"), str):
+        model_type = "timm-" + re.split(r"\d", config["architecture"])[0]
     known = {dialect.MODEL_TYPE: dialect for dialect in dialects()}
     if isinstance(model_type, str) and model_type.startswith(own_form().MODEL_TYPE):
         return own_form()
@@ -93,6 +104,44 @@ def need(config: Mapping[str, Any], key: str) -> Any:
 def refuse(key: str, wanted: str, found: Any) -> FileError:
     """Returns the error for a setting whose computation we do not have."""
     return FileError(f"{key} in config.json must be {wanted}, but is {found!r}: that computation is not built here.")
+
+
+def number_of_labels(config: Mapping[str, Any]) -> int:
+    """Returns how many classes a config of transformers has; it leaves out what is its default, 2."""
+    labels = config.get("id2label")
+    return len(labels) if isinstance(labels, Mapping) else config.get("num_labels", 2)
+
+
+def norm_names(name: str) -> str:
+    """Returns a name with the running variance called as torch calls it."""
+    return name.replace("running_variance", "running_var")
+
+
+def variant_values(family: str, variant: str) -> dict[str, Any]:
+    """Returns the values of a named size of ours.
+
+    Raises:
+        FileError: There is no such size.
+    """
+    variants = find_part("models", family).VARIANTS
+    if variant not in variants:
+        raise refuse("architecture", f"one of {', '.join(variants)}", variant)
+    return {"name": family, **variants[variant]}
+
+
+def timm_name(config: Mapping[str, Any]) -> str:
+    """Returns the architecture of a config of timm, without the tag of how it was trained: `resnet50.a1_in1k`."""
+    return str(need(config, "architecture")).partition(".")[0]
+
+
+def timm_shape(config: Mapping[str, Any]) -> Sequence[int]:
+    """Returns channels, height and width of the pictures of a config of timm."""
+    return (config.get("pretrained_cfg") or config).get("input_size", (3, 224, 224))
+
+
+def timm_classes(config: Mapping[str, Any]) -> int:
+    """Returns how many classes a config of timm has."""
+    return need({**(config.get("pretrained_cfg") or {}), **config}, "num_classes")
 
 
 def activation(config: Mapping[str, Any], key: str, default: str) -> str:

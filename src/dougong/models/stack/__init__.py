@@ -92,7 +92,9 @@ class StackConfig(Config):
         """Tells whether a number that the data decides has an effect here, so that it may be set."""
         if name == "num_classes":
             return _checked(self)[0].classes_wanted
-        return isinstance(self.input, Tokens) if name == "vocab_size" else not isinstance(self.input, Image)
+        if name == "vocab_size":
+            return isinstance(self.input, Tokens)
+        return name == "max_seq_len" and not isinstance(self.input, Image)
 
     @property
     def image_shape(self) -> tuple[int, int, int] | None:

@@ -1,6 +1,9 @@
 """Image classification: one class for each picture.
 
 Knows pictures of one size and models that turn them into logits; knows no concrete model or dataset.
+
+A picture may come as several views of it, as the papers of VGG and ResNet test: the probabilities of all are averaged.
+One may have a second mixed in (Zhang et al. 2018), whose class has the rest of the share.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from dougong.tasks.image_classification import ImageClassificationConfig
 
 
 class ImageClassification:
-    """The objective. A batch has `images` and `labels`.
+    """The objective. A batch has `images` and `labels`, and where pictures are mixed `other_labels` and `shares`.
 
     Attributes:
         item: What a loss's weight counts, as a word for a person.
@@ -34,7 +37,8 @@ class ImageClassification:
     pipeline_tag = "image-classification"
 
     def __init__(self, config: ImageClassificationConfig, model: Any, data: Any = None):
-        self.shape: tuple[int, int, int] = known(model, None, "image_shape", config.name)
+        filled = model.filled() if hasattr(model, "filled") else model
+        self.shape: tuple[int, int, int] = tuple(known(filled, None, "image_shape", config.name))
         number = known_classes(model, data, config.name)
         self.classes = Classes(number, config.label_smoothing, getattr(data, "labels", None))
 
@@ -45,18 +49,28 @@ class ImageClassification:
             FileError: A picture has another size than the model takes.
         """
         for example, sample in zip(examples, samples, strict=True):
-            if example.pixels.shape != self.shape:
+            if example.pixels.shape[-3:] != self.shape:
                 raise FileError(
                     f"sample {sample} must be a picture of {_written(self.shape)}, as the model takes it, but is "
                     f"{_written(example.pixels.shape)}. Set the model's input to the size of the pictures."
                 )
         images = torch.from_numpy(np.stack([example.pixels for example in examples]))
-        labels = torch.tensor([example.label for example in examples], dtype=torch.int64)
-        return Batch({"images": images, "labels": labels}, torch.tensor(samples, dtype=torch.int64))
+        fields = {"images": images, "labels": torch.tensor([example.label for example in examples], dtype=torch.int64)}
+        if any(example.other is not None for example in examples):
+            others = [example.label if example.other is None else example.other for example in examples]
+            fields["other_labels"] = torch.tensor(others, dtype=torch.int64)
+            fields["shares"] = torch.tensor([example.share for example in examples], dtype=torch.float32)
+        return Batch(fields, torch.tensor(samples, dtype=torch.int64))
 
     def logits(self, model: nn.Module, batch: Batch) -> Float[Tensor, "batch classes"]:
-        """Returns what the model says of each picture."""
-        return model(batch["images"], noise=batch.noise)
+        """Returns what the model says of each picture: of several views the logarithm of their mean probability."""
+        images = batch["images"]
+        if images.ndim == 4:
+            return model(images, noise=batch.noise)
+        count = images.shape[1]
+        noise = None if batch.noise is None else batch.noise.repeat_interleave(count)
+        said = model(images.flatten(0, 1), noise=noise).float().log_softmax(-1)
+        return said.unflatten(0, (-1, count)).logsumexp(1) - math.log(count)
 
     def loss(self, model: nn.Module, batch: Batch) -> Loss:
         """Returns the summed cross entropy over the pictures that count."""
@@ -64,7 +78,7 @@ class ImageClassification:
 
     def metrics(self) -> ClassMetrics:
         """Returns a fresh accumulator."""
-        return ClassMetrics(self.logits, self.classes.number)
+        return ClassMetrics(self.logits, self.classes)
 
     def decode(self, outputs: Float[Tensor, "batch classes"]) -> list[str] | list[int]:
         """Returns the name of each picture's likeliest class."""

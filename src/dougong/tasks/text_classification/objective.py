@@ -65,7 +65,7 @@ class TextClassification:
 
     def metrics(self) -> ClassMetrics:
         """Returns a fresh accumulator."""
-        return ClassMetrics(self.logits, self.classes.number)
+        return ClassMetrics(self.logits, self.classes)
 
     def decode(self, outputs: Float[Tensor, "batch classes"]) -> list[str] | list[int]:
         """Returns the name of each text's likeliest class."""

@@ -21,9 +21,9 @@ class DigitsConfig(Config):
     validation: HeldOutConfig = HeldOutConfig(fraction=0.2)
     """Which pictures are kept apart to validate on."""
 
-    def foreseen(self) -> dict[str, int]:
+    def foreseen(self) -> dict[str, Any]:
         """Returns what of the model the data decides and is known before it is read."""
-        return {"num_classes": 10}
+        return {"num_classes": 10, "image_shape": (1, 8, 8)}
 
     def prepare(self, cache: Path | None = None, seq_len: int | None = None) -> Any:
         """Reads the pictures; neither a cache nor a context is needed.

@@ -45,7 +45,7 @@ class DigitsData:
         apart = np.array([config.validation.keeps(picture.tobytes()) for picture in pixels])
         train, self.validation = (Pictures(pixels[part], labels[part]) for part in (~apart, apart))
         self.train: list[tuple[Pictures, float | None]] = [(train, None)]
-        self.determines: dict[str, Any] = {"num_classes": 10}
+        self.determines: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 8, 8)}
         self.fingerprint = hashlib.sha256(f"{train.fingerprint} {self.validation.fingerprint}".encode()).hexdigest()
         self.licence, self.source = train.licence, train.source
         sizes = {"train": len(train), "validation": len(self.validation)}
