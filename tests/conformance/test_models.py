@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from dougong.checkpoint.weights import load_model, save_model
-from dougong.core.config import Config, Keyed, find_part, part_names, try_validate, validate
+from dougong.core.config import Config, Keyed, Part, find_part, part_names, try_validate, validate
 from dougong.core.contracts import Model
 from dougong.core.seed import sample_keys
 
@@ -232,7 +232,10 @@ def alternatives(annotation: Any, value: Any) -> Iterator[Any]:
     """Yields other values that a field might take; the config says which of them it allows."""
     arguments = typing.get_args(annotation)
     keyed = next((item for item in arguments[1:] if isinstance(item, Keyed)), None)
-    if keyed is not None:
+    part = next((item for item in arguments[1:] if isinstance(item, Part)), None)
+    if part is not None:
+        yield from ({**value, key: other} for key, other in single_changes(part.config_of(value), value))
+    elif keyed is not None:
         for word, body in value.items() if isinstance(value, dict) else ():
             if isinstance(body, dict):
                 yield from (

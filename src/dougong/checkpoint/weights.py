@@ -9,6 +9,7 @@ import contextlib
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -89,13 +90,59 @@ def _filled(
     return model
 
 
-def load_weights(model: nn.Module, folder: str | Path) -> None:
-    """Fills a model that is built already (to fine-tune it, say) from a folder; errors are those of `load_model`."""
-    folder = Path(folder)
+def load_weights(model: nn.Module, folder: str | Path, fresh: Sequence[str] = ()) -> list[str]:
+    """Fills a model that is built already (to fine-tune it, say) from a folder; errors are those of `load_model`.
+
+    The folder may hold a model of another family (a classifier, of which a detector takes the trunk): then what has the
+    same name is taken, and what else the model has must be fresh.
+
+    Args:
+        model: What is filled.
+        folder: A Hugging Face model folder.
+        fresh: Tensors of the model that stay as they are: names in which `*` stands for anything.
+
+    Returns:
+        The names of the tensors that stayed as they were.
+    """
+    folder, ours = Path(folder), model.state_dict()
     _verify(folder)
-    _, dialect = _config_json(folder)
+    theirs, dialect = _config_json(folder)
+    new = [name for name in ours if any(fnmatchcase(name, pattern) for pattern in fresh)]
+    for pattern in fresh:
+        if not any(fnmatchcase(name, pattern) for name in ours):
+            raise UsageError(f"init_new must fit tensors of the model, but {pattern!r} fits none.")
+    config: Any = _translate(folder, theirs, dialect)
     with _opened(folder) as stored:
-        _copy(model, _match(folder, dialect, model, stored))
+        if not new and isinstance(model.config, type(config)):
+            _copy(model, _match(folder, dialect, model, stored))
+            return []
+        with _explained(folder, "must describe a model that can be built"), torch.device("meta"):
+            source = config.build()
+        parts = [part for part in _match(folder, dialect, source, stored) if part.ours not in new]
+        same_family = isinstance(model.config, type(config))
+        _complain_of_other(folder, ours, source.state_dict(), new, same_family)
+        _copy(model, [part for part in parts if part.ours in ours])
+    return new
+
+
+def _complain_of_other(
+    folder: Path, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], new: Sequence[str], same_family: bool
+) -> None:
+    """Refuses a folder whose tensors are not those of the model, apart from what starts anew."""
+    missing = [name for name in ours if name not in theirs and name not in new]
+    unknown = [name for name in theirs if name not in ours and name not in new] if same_family else []
+    shapes = [
+        f"{name} is {list(theirs[name].shape)} for {list(tensor.shape)}"
+        for name, tensor in ours.items()
+        if name in theirs and name not in new and theirs[name].shape != tensor.shape
+    ]
+    try:
+        _complain(folder, {"missing": missing, "unknown": unknown, "of another shape": shapes})
+    except FileError as error:
+        raise FileError(
+            f"{str(error).rpartition('. Take')[0]}. Name what is to start anew in init_new, or choose the model that "
+            "these weights are of."
+        ) from None
 
 
 def read_config(folder: str | Path) -> Config:
@@ -155,7 +202,7 @@ def save_model(
     dialect, config = next((found for found in written if found[1] is not None), (own_form(), None))
     config = config or dialect.write_config(values)
     tensors = model.state_dict()
-    dtype = _TYPE_NAMES.get(next(iter(tensors.values())).dtype, "float32")
+    dtype = _TYPE_NAMES.get(next(t.dtype for t in tensors.values() if t.is_floating_point()), "float32")
     ends = {"bos_token_id": eos_id, "eos_token_id": eos_id} if eos_id is not None or labels is None else _named(labels)
     layout = dialect.layout(values, tensors)
     shards = _shards(layout, tensors, shard_bytes)

@@ -14,7 +14,10 @@ _NAMES = {
     "top5_accuracy": "in the five likeliest",
     "calibration_error": "calibration error",
     "map": "COCO average precision",
-    "map50": "precision, overlap 0.5",
+    "map_50": "the same, overlap 0.5",
+    "map_75": "the same, overlap 0.75",
+    "map_voc": "VOC average precision",
+    "map_voc2007": "the same, of 2007",
 }
 
 

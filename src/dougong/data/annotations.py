@@ -9,7 +9,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from dougong.core.config import did_you_mean
 from dougong.data.reading import Bad
 
 Corners = tuple[float, float, float, float]
@@ -67,14 +66,3 @@ def fitted(corners: Corners, height: int, width: int) -> Corners:
     if inside[2] - inside[0] < min(LEAST, right - left) or inside[3] - inside[1] < min(LEAST, bottom - top):
         raise Bad(f"a box must lie in its picture of {height} x {width} (height, width), but goes {shown}")
     return inside
-
-
-def number_of(label: str, numbers: dict[str, int]) -> int:
-    """Returns the number of a class.
-
-    Raises:
-        Bad: There is none of this name.
-    """
-    if label not in numbers:
-        raise Bad(f"a class must be known, but {label!r} is not.{did_you_mean(label, list(numbers))}".rstrip("."))
-    return numbers[label]

@@ -118,8 +118,8 @@ class ClassifiedData:
         tally: How many were read and used.
 
     Raises:
-        FileError: A class has no picture to train on; or no picture is kept apart; or no size is named, and the
-            pictures are of several.
+        FileError: A class has pictures to validate on, but none to train on; or a part has none; or no size is named,
+            and the pictures are of several.
     """
 
     def __init__(
@@ -217,15 +217,20 @@ def _require_all(labels: Sequence[str], train: Pictures, validation: Pictures, t
     numbers = np.bincount(train.labels, minlength=len(labels))
     apart = np.bincount(validation.labels, minlength=len(labels))
     for label, number, kept in zip(labels, numbers, apart, strict=True):
-        if not number:
-            advice = "Lower validation.fraction." if kept else "Add some, or leave it out."
-            raise FileError(f"the class {label!r} must have pictures to train on, but has none ({told}). {advice}")
+        if kept and not number:
+            raise FileError(
+                f"the class {label!r} must have pictures to train on, as it has some to validate on, but has none "
+                f"({told}). Add some."
+            )
+    if not len(train):
+        raise FileError(f"there must be pictures to train on, but there are none ({told}). Add some.")
     if not len(validation):
         raise FileError(f"there must be pictures to validate on, but there are none ({told}). Add some.")
-    without = [label for label, kept in zip(labels, apart, strict=True) if not kept]
-    if without:
-        shown = ", ".join(without[:8]) + (", ..." if len(without) > 8 else "")
-        warn(f"{len(without)} of {len(labels)} classes have no picture to validate on: {shown}")
+    for part, counted in (("train", numbers), ("validate", apart)):
+        without = [label for label, number in zip(labels, counted, strict=True) if not number]
+        if without:
+            shown = ", ".join(without[:8]) + (", ..." if len(without) > 8 else "")
+            warn(f"{len(without)} of {len(labels)} classes have no picture to {part} on: {shown}")
 
 
 def _one_size(*parts: Pictures) -> tuple[int, int]:

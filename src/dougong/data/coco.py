@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dougong.core import files
 from dougong.core.errors import FileError
 from dougong.data.annotations import Annotation, Box
+from dougong.data.bounded import read_at_most
 
 _BYTES = 4_000_000_000
 _SPACE = re.compile(r"[ \t\n\r]*")
+_LISTS = ("images", "categories", "annotations")
 _NO_BOX = (float("nan"),) * 4
 
 
@@ -50,17 +51,21 @@ def read_coco(path: str | Path) -> Coco:
     names: dict[int, str] = {}
     seen = set()
     for key, number, item in _items(path):
+        if key not in _LISTS:
+            continue
         seen.add(key)
         where = f"{path}, {key}[{number}]"
+        if not isinstance(item, dict):
+            raise FileError(f"{where} must be an object, but is of type {type(item).__name__}. Repair it.")
         if key == "images":
             pictures[_integer(item, "id", where, taken=pictures)] = (_text(item, "file_name", where), _size(item))
         elif key == "categories":
             names[_integer(item, "id", where, taken=names)] = _text(item, "name", where)
-        elif key == "annotations":
+        else:
             kind = _integer(item, "category_id", where)
             box = Box("", _corners(item), bool(item.get("iscrowd")), where)
             boxes.setdefault(_integer(item, "image_id", where), []).append((kind, box))
-    for key in ("images", "categories"):
+    for key in _LISTS[:2]:
         if key not in seen:
             raise FileError(f"{path} must have {key}, as COCO's files do, but has none. Name another file.")
     return _joined(path, pictures, boxes, names)
@@ -94,9 +99,9 @@ def _joined(
     return Coco(labels, annotations)
 
 
-def _items(path: str | Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+def _items(path: str | Path) -> Iterator[tuple[str, int, Any]]:
     """Yields key, number and value of every item of every list in the file's object."""
-    raw = files.read_bytes(path, _BYTES + 1)
+    raw = read_at_most(path, _BYTES)
     if len(raw) > _BYTES:
         raise FileError(f"{path} must have at most {_BYTES:,} bytes, but has more. Refused.")
     try:
@@ -115,7 +120,7 @@ class _Scanner:
         self.text, self.place = text, 0
         self._value = json.JSONDecoder().raw_decode
 
-    def items(self) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    def items(self) -> Iterator[tuple[str, int, Any]]:
         self._take("{")
         keys = set[str]()
         while not self._took("}"):
@@ -127,7 +132,7 @@ class _Scanner:
             keys.add(key)
             self._take(":")
             if self._next() == "[":
-                yield from ((key, number, item) for number, item in enumerate(self._list()) if isinstance(item, dict))
+                yield from ((key, number, item) for number, item in enumerate(self._list()))
             else:
                 self._any()
         if self._next():

@@ -19,6 +19,7 @@ TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">
 """Type of the numbers, by the third byte of a file."""
 MOST_BYTES = 8_000_000_000
 """The largest content that is read."""
+_DIMS = 32
 _GZIP = b"\x1f\x8b"
 
 
@@ -36,7 +37,7 @@ def read_idx(path: str | Path) -> np.ndarray:
         begin += chunk
     if begin[:2] == _GZIP:
         raise FileError(f"{path} must have a name that ends in .gz, as it is gzip. Rename it.")
-    if len(begin) < 4 or begin[:2] != b"\0\0" or begin[2] not in TYPES or begin[3] == 0:
+    if len(begin) < 4 or begin[:2] != b"\0\0" or begin[2] not in TYPES or not 1 <= begin[3] <= _DIMS:
         shown = begin[:4].hex(" ") or "nothing"
         raise FileError(f"{path} must be an idx file, which begins with 00 00 08 03 or alike, but begins with {shown}.")
     dtype, length = np.dtype(TYPES[begin[2]]), 4 + 4 * begin[3]
@@ -53,7 +54,8 @@ def _content(path: Path, chunks: Iterator[bytes], itemsize: int, shape: tuple[in
     """Returns the bytes of all numbers, having read no more than they may be."""
     wanted = math.prod(shape) * itemsize
     if wanted > MOST_BYTES:
-        raise FileError(f"{path} must have at most {MOST_BYTES:,} bytes, but says it has {wanted:,}. Refused.")
+        shown = f"{wanted:,}" if wanted < 10**30 else "more than 10^30"
+        raise FileError(f"{path} must have at most {MOST_BYTES:,} bytes, but says it has {shown}. Refused.")
     found = bytearray()
     for chunk in chunks:
         found += chunk

@@ -23,11 +23,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
-from dougong.core import files
 from dougong.core.errors import FileError, is_memory
+from dougong.data.bounded import read_at_most
 from dougong.data.reading import Bad
 
 Pixels = UInt8[np.ndarray, "height width channel"]
+Part = UInt8[np.ndarray, "part_height part_width channel"]
 Mode = Literal[1, 3]
 
 MOST_PIXELS = 40_000_000
@@ -36,6 +37,7 @@ BILINEAR = 2
 """Pillow's number for bilinear resizing, which `preprocessor_config.json` names it by."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BYTES_OF_PIXEL = 16  # the largest file that is read has so many per pixel allowed, and a megabyte
+_SCANS = 100  # a progressive JPEG has some ten; each costs a pass over all pixels, however short it is
 _ORIENTATION = 0x0112
 _STEPS = {2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
 _QUIET = [("ignore", None, Warning, re.compile(r"PIL\."), 0)]
@@ -110,7 +112,7 @@ def read_picture(
 
 def read_raw(path: str | Path, limits: Limits) -> bytes:
     """Returns the content of a file that may be a picture, but no more than one can have; see `decode`."""
-    return files.read_bytes(path, _most_bytes(limits) + 1)
+    return read_at_most(path, _most_bytes(limits))
 
 
 def decode(raw: bytes, channels: Mode = 3, limits: Limits = Limits()) -> Pixels:
@@ -143,6 +145,8 @@ def _most_bytes(limits: Limits) -> int:
 def _opened(raw: bytes, limits: Limits) -> Any:
     """Returns the picture with its header read; nothing is decoded yet."""
     kind, opener = _format(raw)
+    if kind == "JPEG" and raw.count(b"\xff\xda") > _SCANS:
+        raise Bad(f"a JPEG must have at most {_SCANS} scans, but this has more, to keep its reader busy; convert it")
     if kind == "PNG":
         _check_png(raw)
     if kind == "WebP":
@@ -242,12 +246,13 @@ def _plain(picture: Any, channels: Mode) -> Pixels:
         raise Bad("a picture must have 8 or 16 bits a colour, but this has 32; convert it")
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        picture = Image.alpha_composite(white, picture).convert("RGB")
+        white = Image.new("RGB", picture.size, "white")
+        white.paste(picture, mask=picture.getchannel("A"))
+        picture = white
     wanted = "L" if channels == 1 else "RGB"
     if picture.mode != wanted:
         picture = picture.convert(wanted)
-    return np.asarray(picture).reshape(picture.height, picture.width, channels).copy()
+    return np.asarray(picture).reshape(picture.height, picture.width, channels)
 
 
 def _eight_bits(picture: Any) -> Any:
@@ -260,7 +265,7 @@ def _eight_bits(picture: Any) -> Any:
     return Image.merge("LA", (grey, alpha))
 
 
-def _upright(pixels: Pixels, orientation: object) -> Pixels:
+def _upright(pixels: Pixels, orientation: object) -> Part:
     """Applies EXIF's orientation: what 2 to 8 say of where the first row and column are (Exif 2.3, 4.6.4)."""
     if not isinstance(orientation, int) or orientation not in _STEPS:
         return pixels
@@ -293,7 +298,7 @@ def _translated() -> Iterator[None]:
         raise Bad(f"a picture must be whole, but this is broken: {reason}; fetch it again") from error
 
 
-def resize(pixels: Pixels, height: int, width: int) -> Pixels:
+def resize(pixels: Pixels, height: int, width: int) -> Part:
     """Returns the picture at another size: bilinear, with antialiasing."""
     if pixels.shape[:2] == (height, width):
         return pixels
@@ -302,7 +307,7 @@ def resize(pixels: Pixels, height: int, width: int) -> Pixels:
     return np.asarray(found).reshape(height, width, pixels.shape[2])
 
 
-def resize_shorter(pixels: Pixels, side: int) -> Pixels:
+def resize_shorter(pixels: Pixels, side: int) -> Part:
     """Returns the picture with a shorter side of `side` pixels; the longer one is cut to whole pixels."""
     height, width = pixels.shape[:2]
     if height <= width:
@@ -310,13 +315,13 @@ def resize_shorter(pixels: Pixels, side: int) -> Pixels:
     return resize(pixels, int(side * height / width), side)
 
 
-def cover(pixels: Pixels, height: int, width: int) -> Pixels:
+def cover(pixels: Pixels, height: int, width: int) -> Part:
     """Returns the picture resized so that it just covers a size; the longer side may be longer."""
     ratio = max(height / pixels.shape[0], width / pixels.shape[1])
     return resize(pixels, max(height, int(ratio * pixels.shape[0])), max(width, int(ratio * pixels.shape[1])))
 
 
-def crop(pixels: Pixels, top: int, left: int, size: tuple[int, int]) -> Pixels:
+def crop(pixels: Pixels, top: int, left: int, size: tuple[int, int]) -> Part:
     """Returns a part of the picture, of height and width `size`, as a view.
 
     Raises:
@@ -331,31 +336,31 @@ def crop(pixels: Pixels, top: int, left: int, size: tuple[int, int]) -> Pixels:
     return pixels[top : top + height, left : left + width]
 
 
-def center_crop(pixels: Pixels, height: int, width: int) -> Pixels:
+def center_crop(pixels: Pixels, height: int, width: int) -> Part:
     """Returns the middle of the picture; where no half pixel is, it lies towards the top left."""
     top, left = (pixels.shape[0] - height) // 2, (pixels.shape[1] - width) // 2
     return crop(pixels, top, left, (height, width))
 
 
-def ten_crop(pixels: Pixels, height: int, width: int) -> list[Pixels]:
+def ten_crop(pixels: Pixels, height: int, width: int) -> list[Part]:
     """Returns the four corners and the middle, and the same mirrored (Krizhevsky et al. 2012, section 4.1)."""
     bottom, right = pixels.shape[0] - height, pixels.shape[1] - width
     corners = [crop(pixels, top, left, (height, width)) for top in (0, bottom) for left in (0, right)]
     return _mirrored([*corners, center_crop(pixels, height, width)])
 
 
-def grid_crop(pixels: Pixels, height: int, width: int, count: int = 5) -> list[Pixels]:
+def grid_crop(pixels: Pixels, height: int, width: int, count: int = 5) -> list[Part]:
     """Returns `count` by `count` evenly spaced crops, and the same mirrored (Simonyan and Zisserman 2015, 3.2)."""
     tops = np.linspace(0, pixels.shape[0] - height, count).round().astype(int).tolist()
     lefts = np.linspace(0, pixels.shape[1] - width, count).round().astype(int).tolist()
     return _mirrored([crop(pixels, top, left, (height, width)) for top in tops for left in lefts])
 
 
-def _mirrored(crops: Sequence[Pixels]) -> list[Pixels]:
+def _mirrored(crops: Sequence[Part]) -> list[Part]:
     return [*crops, *(each[:, ::-1] for each in crops)]
 
 
-def letterbox(pixels: Pixels, height: int, width: int) -> tuple[Pixels, tuple[float, float]]:
+def letterbox(pixels: Pixels, height: int, width: int) -> tuple[Part, tuple[float, float]]:
     """Returns the picture resized to fit into a size with its aspect ratio kept; the rest, right or below, is black.
 
     With it comes its scale: how many pixels of the result one pixel of the picture is, downwards and to the right.

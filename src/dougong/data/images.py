@@ -70,7 +70,7 @@ class ClassifiedConfig(PicturesConfig):
     resize: Side | None = None
     """Shorter side before the middle is cut out, in evaluation; absent: what just covers `size`."""
     views: Literal["center", "ten", "grid"] = "center"
-    """What is averaged in evaluation: the middle; `ten`: corners, middle, all mirrored; `grid`: 5 by 5, all mirrored."""
+    """What is averaged in evaluation: the middle; `ten`: corners, middle, all mirrored; `grid`: 5 by 5, mirrored."""
     scales: Annotated[list[Side], Field(min_length=1)] | None = None
     """Several shorter sides, instead of `resize`, whose views are averaged."""
     draft: bool = False

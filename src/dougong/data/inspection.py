@@ -11,13 +11,13 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import PIL
-from typing_extensions import Protocol
+from typing_extensions import Protocol, runtime_checkable
 
 from dougong.core import files
 from dougong.core.errors import FileError, UsageError
@@ -35,6 +35,7 @@ _BLOCK = 512
 _TABLE = "seen.tsv"
 
 
+@runtime_checkable
 class Stock(Protocol):
     """Where the bytes of pictures come from, by number."""
 
@@ -93,7 +94,12 @@ class Seen:
     bad: str = ""
 
 
-def inspect(stock: Stock, limits: Limits, folder: Path, tally: Tally) -> list[Seen]:
+Complaint = Callable[[int, Seen], str]
+
+
+def inspect(
+    stock: Stock, limits: Limits, folder: Path, tally: Tally, complaint: Complaint = lambda number, seen: ""
+) -> list[Seen]:
     """Looks at every picture, and counts it as used or as bad.
 
     Args:
@@ -101,6 +107,7 @@ def inspect(stock: Stock, limits: Limits, folder: Path, tally: Tally) -> list[Se
         limits: What is too small or too large.
         folder: Where what is found is kept; see `folder_for`.
         tally: Counts them; says how many may be bad.
+        complaint: Returns why a sound picture will not do, by its number and what was found; it is not kept.
 
     Raises:
         FileError: More are bad than are allowed.
@@ -120,8 +127,8 @@ def inspect(stock: Stock, limits: Limits, folder: Path, tally: Tally) -> list[Se
                     stamp, what, is_new = result
                     looked += is_new
                     found[stock.name(number)] = (stamp, what)
-                    seen.append(what)
-                    _count(tally, stock.name(number), what)
+                    seen.append(what if what.bad else replace(what, bad=complaint(number, what)))
+                    _count(tally, stock.name(number), seen[-1])
                 progress.tell(len(seen), looked)
     finally:
         if looked:
@@ -259,7 +266,10 @@ class Decoded:
                 f"{name} must be as it was when the data was prepared (sha256 {expected[:16]}...), but has changed. "
                 "Put it back, or start again."
             )
-        return decode(raw, self.channels, self.limits)
+        try:
+            return decode(raw, self.channels, self.limits)
+        except Bad as bad:
+            raise FileError(f"{name}: {bad}.") from bad
 
 
 def pictures_below(folder: Path, tally: Tally) -> Iterator[Path]:

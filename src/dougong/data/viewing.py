@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from dougong.data import image
-from dougong.data.image import Pixels
+from dougong.data.image import Part, Pixels
 from dougong.data.images import AnnotatedConfig, ClassifiedConfig, PicturesConfig
 
 
@@ -36,11 +36,11 @@ class Viewing:
             return None
         return 2 * max(*self.size, self.config.resize or 0, *(self.config.scales or ()))
 
-    def middle(self, pixels: Pixels) -> Pixels:
+    def middle(self, pixels: Pixels) -> Part:
         """Returns the one view from the middle."""
         return image.center_crop(self._resized(pixels, self.config.resize), *self.size)
 
-    def views(self, pixels: Pixels) -> Float[np.ndarray, "*view channel height width"]:
+    def views(self, pixels: Pixels) -> Float[np.ndarray, "*view channel part_height part_width"]:
         """Returns the picture normalised; with a dim in front, if several views of it are to be averaged."""
         if self.config.views == "center" and self.config.scales is None:
             return self.normalised(self.middle(pixels))
@@ -70,13 +70,13 @@ class Viewing:
             **({"dougong": more} if more != {"views": "center", "scales": None} else {}),
         }
 
-    def _resized(self, pixels: Pixels, side: int | None) -> Pixels:
+    def _resized(self, pixels: Pixels, side: int | None) -> Part:
         if self.config.size is None:
             return pixels
         return image.cover(pixels, *self.size) if side is None else image.resize_shorter(pixels, side)
 
 
-def _one_crop(pixels: Pixels, height: int, width: int) -> list[Pixels]:
+def _one_crop(pixels: Pixels, height: int, width: int) -> list[Part]:
     return [image.center_crop(pixels, height, width)]
 
 

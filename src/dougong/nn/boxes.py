@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -74,11 +75,12 @@ def anchor_shapes(sizes: Sequence[float | int], ratios: Sequence[float | int]) -
         sizes: The side of a square of the anchor's area, in pixels; cut to whole pixels.
         ratios: Height over width.
     """
-    whole = torch.tensor([int(size) for size in sizes], dtype=torch.float32, device="cpu")
-    tall = torch.tensor(list(ratios), dtype=torch.float32, device="cpu").sqrt()
-    wide = ((1 / tall)[:, None] * whole).flatten()
+    # By numpy in fp32, whose numbers are there wherever tensors have none: on the meta device, and while planning.
+    whole = np.array([int(size) for size in sizes], dtype=np.float32)
+    tall = np.sqrt(np.array(list(ratios), dtype=np.float32))
+    wide = ((np.float32(1) / tall)[:, None] * whole).flatten()
     high = (tall[:, None] * whole).flatten()
-    corners = (torch.stack([-wide, -high, wide, high], dim=1) / 2).round()
+    corners = np.round(np.stack([-wide, -high, wide, high], axis=1) / np.float32(2))
     return [(int(a), int(b), int(c), int(d)) for a, b, c, d in corners.tolist()]
 
 
@@ -111,8 +113,8 @@ def match(
     """Returns for each anchor the box that it is to find: the one it overlaps most.
 
     Lin et al. 2017b, section 4: an overlap of `foreground` or more makes a match, less than `background` is none
-    (`NOTHING`), and what lies between counts for neither (`BETWEEN`). But the anchors that overlap a box more than all
-    others do are matched, however little they do, so that each box is found by some anchor (Ren et al. 2015, section
+    (`NOTHING`), and what lies between counts for neither (`BETWEEN`). But the anchors that overlap some box more than
+    all others do are matched, however little they do, so that hardly a box is left without (Ren et al. 2015, section
     3.1.2, (i)).
 
     Args:

@@ -119,7 +119,7 @@ class Classification:
         figures["macro_f1"] = sum(scores) / len(scores) if scores else math.nan
         return {**figures, "calibration_error": self.calibration.error}
 
-    def by_class(self) -> dict[int, dict[str, float]]:
+    def by_class(self) -> dict[int, dict[str, float | int]]:
         """Returns precision, recall, F1 and the number of examples of each class that occurs or was predicted."""
         hits, said, there = Counter[int](), Counter[int](), Counter[int]()
         for (label, predicted), number in self.pairs.items():

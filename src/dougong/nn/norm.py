@@ -65,15 +65,20 @@ class _OverBatch(nn.Module):
 
     def _normalised(self, items: Tensor) -> Tensor:
         """Normalises [items channels ...] by torch's kernel, which also moves the running statistics."""
-        if self.training and items.numel() == items.shape[1]:
+        if self._of_batch and items.numel() == items.shape[1]:
             raise UsageError(
                 "a batch must have more than one item for its statistics, but has 1. Make it larger, or "
                 "choose another norm."
             )
         mean, variance = self.running_mean, self.running_variance
-        if self.training and _recomputes():
+        if self._of_batch and _recomputes():
             mean, variance = mean.clone(), variance.clone()
-        return F.batch_norm(items, mean, variance, self.weight, self.bias, self.training, self.momentum, self.eps)
+        return F.batch_norm(items, mean, variance, self.weight, self.bias, self._of_batch, self.momentum, self.eps)
+
+    @property
+    def _of_batch(self) -> bool:
+        """Whether the statistics are those of the batch: in training, unless the norm is frozen."""
+        return self.training and self.weight.requires_grad
 
     def _follow(self, mean: Tensor, variance: Tensor) -> None:
         """Moves the running statistics towards those of a batch."""
@@ -87,14 +92,15 @@ class BatchNorm(_OverBatch):
 
     `weight * (x - mean) / sqrt(variance + eps) + bias`; in training with the statistics of the batch, else with the
     running ones (buffers: 0 and 1 at first), which follow by `momentum`, the variance without bias. So in training a
-    row depends on its batch mates, and a microbatch is not a part of its batch: that is this norm's nature.
+    row depends on its batch mates, and a microbatch is not a part of its batch: that is this norm's nature. With a
+    frozen weight it keeps to its running statistics.
     """
 
     def forward(
         self, hidden: Float[Tensor, "batch time dim"], mask: Bool[Tensor, "batch time"] | None = None
     ) -> Float[Tensor, "batch time dim"]:
         """Returns each element normalised; what stands at masked places counts nowhere."""
-        if mask is None or not self.training:
+        if mask is None or not self._of_batch:
             return self._normalised(hidden.flatten(0, 1)).unflatten(0, hidden.shape[:2])
         count = mask.sum()
         mean = blanked(hidden, mask).sum(dim=(0, 1)) / count

@@ -21,6 +21,7 @@ from dougong.plan.trace import trace_loss
 from dougong.recipe import Recipe
 from dougong.train.config import AdafactorConfig, OptimizerConfig
 from dougong.train.optim import build_optimizers, optimizer_tensors
+from dougong.train.rates import freeze
 
 DECIDED = ("vocab_size", "num_classes", "image_shape")  # what of a model the data may decide
 
@@ -71,6 +72,7 @@ def count(recipe: Recipe) -> Count:
     """
     config = known_model(recipe)
     model = build_on_meta(config)
+    freeze(model, recipe.train)
     traced = examples_traced(model)
     task = task_of(recipe, config)
     trace = trace_loss(model, task, task.example_batch(traced, "meta"), recipe.train.recompute)
@@ -88,7 +90,7 @@ def count(recipe: Recipe) -> Count:
         flops_per_step=flops * batch if isinstance(batch, int) else None,
         uncounted=tuple(trace.unknown),
         weight_bytes=weights,
-        gradient_bytes=weights,
+        gradient_bytes=sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad),
         optimizer_bytes=optimizer_bytes(model, recipe.train.optimizer),
     )
 
@@ -96,8 +98,9 @@ def count(recipe: Recipe) -> Count:
 def state_bytes(recipe: Recipe) -> int:
     """Returns `Count.state_bytes` alone, which is quick: nothing is run, not even on the meta device."""
     model = build_on_meta(known_model(recipe))
-    weights = sum(p.numel() * p.element_size() for p in model.parameters())
-    return 2 * weights + optimizer_bytes(model, recipe.train.optimizer)
+    freeze(model, recipe.train)
+    weights = sum(p.numel() * p.element_size() * (1 + p.requires_grad) for p in model.parameters())
+    return weights + optimizer_bytes(model, recipe.train.optimizer)
 
 
 def known_model(recipe: Recipe) -> Config:
@@ -164,7 +167,7 @@ def task_of(recipe: Recipe, config: Config) -> Task:
 
 def optimizer_bytes(model: nn.Module, config: OptimizerConfig) -> int:
     """Returns the bytes of the state that the optimizer makes for a model on the meta device."""
-    named = dict(model.named_parameters())
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     if isinstance(config, AdafactorConfig):
         return sum(_factored(p) + 4 for p in named.values())
     optimizers = build_optimizers(config, named.items())

@@ -27,6 +27,7 @@ from dougong.train.average import Average
 from dougong.train.blocks import prepared_blocks
 from dougong.train.config import TrainConfig
 from dougong.train.optim import build_optimizers, optimizer_tensors
+from dougong.train.rates import freeze
 from dougong.train.step import draws_noise
 
 
@@ -86,6 +87,7 @@ def step_memory(
     ledger = Ledger()
     with FakeTensorMode(allow_non_fake_inputs=True), ledger, torch.device(device):
         network = model.build()
+        freeze(network, config)
         ledger.tag("weights", [*network.parameters(), *network.buffers()])
         optimizers = with_state(network, config)
         ledger.tag("optimizer", _state(network, optimizers))

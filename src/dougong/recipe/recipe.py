@@ -8,11 +8,11 @@ from __future__ import annotations
 import io
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from dougong.core.config import Complaint, Config, Part, find_part, part_names, try_validate
+from dougong.core.config import Complaint, Config, Fault, Part, find_part, part_names, try_validate
 from dougong.core.errors import RecipeError
 from dougong.recipe.document import Keys
 from dougong.train.config import TrainConfig
@@ -29,6 +29,8 @@ class Recipe(Config):
     """Whether inline recipes of the same model family take the task and the data they leave out from this one."""
     init_from: Path | None = None
     """Model folder (Hugging Face's, or a run's) whose weights training starts from; absent: random weights."""
+    init_new: tuple[str, ...] = ()
+    """What starts anew rather than from `init_from`: names in which `*` stands for anything, as in `head.*`."""
     model: Annotated[Config, Part("models")]
     """The network; may be left out where `init_from` names a folder."""
     task: Annotated[Config, Part("tasks")]
@@ -37,6 +39,11 @@ class Recipe(Config):
     """The dataset."""
     train: TrainConfig = TrainConfig()
     """How the model is trained."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong between the fields."""
+        if self.init_new and self.init_from is None:
+            yield Fault("init_new", "has no effect without init_from. Set init_from, or remove it.")
 
     def values(self) -> dict[str, Any]:
         """Returns all values, defaults included, as plain data."""

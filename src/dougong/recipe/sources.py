@@ -149,7 +149,10 @@ def _with_initial_model(values: Any) -> Any:
         return values
     from dougong.checkpoint.weights import read_config
 
-    return {**values, "model": read_config(model_folder(values["init_from"])).model_dump()}
+    model = read_config(model_folder(values["init_from"])).model_dump()
+    # The pictures may be of another size than those that the weights have seen; and a new head has the data's classes.
+    renewed = ["image_shape", *(["num_classes"] if values.get("init_new") else [])]
+    return {**values, "model": {name: None if name in renewed else value for name, value in model.items()}}
 
 
 def model_folder(folder: str | Path) -> Path:

@@ -30,6 +30,7 @@ _WORDS = {
     "paths": "text",
     "fraction": "validation fraction",
     "init_from": "model it starts from",
+    "init_new": "parameters that start anew",
     "torch": "version of torch",
     "python": "version of Python",
     "dougong": "version of dougong",

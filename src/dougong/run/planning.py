@@ -36,6 +36,7 @@ from dougong.recipe import Recipe, load, name_of
 from dougong.recipe.sources import Source
 from dougong.run.measuring import measured_here
 from dougong.run.memory import memory_of, staging_of
+from dougong.train.rates import freeze
 
 TABLE = ("a100-80gb", "h100", "h200", "b200")
 
@@ -193,6 +194,7 @@ def plan(
     if asked:
         return _over(recipe, model, name_of(source), *asked)
     network, task = build_on_meta(model), task_of(recipe, model)
+    freeze(network, recipe.train)
     trace = trace_loss(network, task, task.example_batch(2, "meta"), recipe.train.recompute)
     found = Plan(
         recipe=name_of(source),

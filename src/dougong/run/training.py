@@ -232,6 +232,7 @@ def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, watch:
             "model": values["model"],
             "task": values["task"],
             "init_from": values["init_from"],
+            "init_new": values["init_new"],
             "data": _data_values(recipe, parts.data.fingerprint),
         },
         observers=[watch.observe, *order.observers],
@@ -246,8 +247,9 @@ def new_model(recipe: Recipe) -> nn.Module:
     model = recipe.model.build()  # type: ignore[attr-defined]
     model.init_weights(recipe.train.seed)
     if recipe.init_from is not None:
-        load_weights(model, model_folder(recipe.init_from))
-        log.say(f"starting from the weights of {recipe.init_from}")
+        fresh = load_weights(model, model_folder(recipe.init_from), recipe.init_new)
+        but = f", but for {len(fresh)} new tensors ({', '.join(recipe.init_new)})" if fresh else ""
+        log.say(f"starting from the weights of {recipe.init_from}{but}")
     return model
 
 

@@ -225,6 +225,15 @@ ScheduleConfig = Annotated[
 ]
 
 
+class RateConfig(Config):
+    """A learning rate of their own for some parameters."""
+
+    parameters: str = Field(min_length=1)
+    """Whose: a name, in which `*` stands for anything, as in `trunk.*`."""
+    factor: PositiveFloat
+    """The multiple of the optimizer's learning rate."""
+
+
 class EmaConfig(Config):
     """An exponential moving average of the weights, which evaluation and the saved model then use."""
 
@@ -377,6 +386,12 @@ class TrainConfig(Config):
     """The optimizer."""
     schedule: ScheduleConfig = ConstantConfig()
     """The course of the learning rate."""
+    frozen: tuple[str, ...] = ()
+    """Parameters that stay as they are, by names in which `*` stands for anything: `[trunk.*]`."""
+    rates: tuple[RateConfig, ...] = ()
+    """Learning rates of their own for some parameters; of several that fit, the first counts."""
+    layer_decay: Annotated[float, Field(gt=0.0, lt=1.0)] | None = None
+    """The learning rate of each block is this multiple of the next one's (layer-wise rates, Howard and Ruder 2018)."""
     l2: NonNegativeFloat = 0.0
     """Lambda of a penalty in the loss: mean loss + lambda / (2 m) * sum of squared weights, m being their number."""
     clip_norm: PositiveFloat | None = None

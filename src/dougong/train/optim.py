@@ -20,13 +20,25 @@ from dougong.train.config import AdafactorConfig, AdamConfig, AdamWConfig, MuonC
 _IN_A_LAYER = re.compile(r"(^|\.)\d+\.")
 
 
-def build_optimizers(config: OptimizerConfig, named: Iterable[tuple[str, nn.Parameter]]) -> list[Optimizer]:
+def build_optimizers(
+    config: OptimizerConfig, named: Iterable[tuple[str, nn.Parameter]], rates: Mapping[str, float] | None = None
+) -> list[Optimizer]:
     """Returns the optimizer, fused where the device has it; two of them for Muon (see `muon_parameters`).
+
+    Args:
+        config: Which, and its numbers.
+        named: The parameters by name; those that need no gradient are left out.
+        rates: The multiple of the learning rate for some of them (see `rates.py`).
 
     Raises:
         UsageError: Muon was asked for, and no parameter is a matrix of a layer.
     """
     named = [(name, parameter) for name, parameter in named if parameter.requires_grad]
+    optimizers = _built(config, named)
+    return optimizers if not rates else [_with_rates(optimizer, named, rates) for optimizer in optimizers]
+
+
+def _built(config: OptimizerConfig, named: Sequence[tuple[str, nn.Parameter]]) -> list[Optimizer]:
     match config:
         case SgdConfig():
             groups = _groups(named, config.weight_decay)
@@ -43,6 +55,21 @@ def build_optimizers(config: OptimizerConfig, named: Iterable[tuple[str, nn.Para
             return _muon(config, named)
 
 
+def _with_rates(
+    optimizer: Optimizer, named: Sequence[tuple[str, nn.Parameter]], rates: Mapping[str, float]
+) -> Optimizer:
+    """Divides each group of an optimizer that has no state yet into groups of equal rate, in order."""
+    names = {id(parameter): name for name, parameter in named}
+    groups: list[dict[str, Any]] = []
+    for group in optimizer.param_groups:
+        factors = [rates.get(names[id(parameter)], 1.0) for parameter in group["params"]]
+        for factor in dict.fromkeys(factors):
+            chosen = [p for p, own in zip(group["params"], factors, strict=True) if own == factor]
+            groups.append({**group, "params": chosen, "factor": factor})
+    optimizer.param_groups = groups
+    return optimizer
+
+
 def muon_parameters(named: Iterable[tuple[str, nn.Parameter]]) -> list[tuple[str, nn.Parameter]]:
     """Returns the matrices that Muon takes: two dims, inside a numbered layer such as `blocks.3`.
 
@@ -52,11 +79,11 @@ def muon_parameters(named: Iterable[tuple[str, nn.Parameter]]) -> list[tuple[str
 
 
 def set_learning_rate(optimizers: Sequence[Optimizer], config: OptimizerConfig, factor: float) -> float:
-    """Sets every group's learning rate to `config.lr * factor`, and returns it."""
+    """Sets every group's learning rate to `config.lr * factor`, times its own multiple; returns it without that."""
     rate = config.lr * factor
     for optimizer in optimizers:
         for group in optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("factor", 1.0)
     return rate
 
 

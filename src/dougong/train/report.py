@@ -117,6 +117,7 @@ class Recorder:
         parts = [f"step {report.step:,}/{self.until:,}", f"loss {report.loss:.4f}"]
         if report.evaluation is not None:
             shown = {k: v for k, v in report.evaluation.items() if not k.endswith(("_low", "_high"))}
+            shown = dict(list(shown.items())[:3])  # the rest is in run.jsonl and on the page
             parts += [f"validation {name.replace('_', ' ')} {value:.4f}" for name, value in shown.items()]
         parts += [f"lr {report.lr:.2e}", f"{items / max(seconds, 1e-9):,.0f} {self.item}/s"]
         if report.mfu is not None:

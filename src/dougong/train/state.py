@@ -20,6 +20,7 @@ from dougong.train.average import Average, NoAverage
 from dougong.train.blocks import eager
 from dougong.train.config import EarlyStoppingConfig, TrainConfig
 from dougong.train.optim import build_optimizers, load_optimizer_tensors, optimizer_tensors
+from dougong.train.rates import freeze, rates
 from dougong.train.schedule import Schedule
 from dougong.train.spike import SpikeDetector
 
@@ -128,6 +129,7 @@ class State:
     @classmethod
     def create(cls, config: TrainConfig, model: nn.Module, dtype: torch.dtype = torch.float32) -> State:
         """Returns the state before the first step, for a model that is initialised and on its device."""
+        freeze(model, config)
         parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not parameters:
             raise UsageError("the model must have a trainable parameter, but has none. Unfreeze some.")
@@ -135,7 +137,7 @@ class State:
             config,
             model,
             parameters,
-            build_optimizers(config.optimizer, parameters.items()),
+            build_optimizers(config.optimizer, parameters.items(), rates(model, config)),
             Schedule(config.schedule, config.steps),
             Average(parameters, config.ema.decay) if config.ema else NoAverage(),
             Stopping(config.early_stopping),

@@ -33,7 +33,7 @@ class Report:
         loss: Mean loss over the batch, with smoothing, penalties and L2.
         lr: Learning rate of the update.
         grad_norm: Global norm of the gradient, before clipping.
-        items: Weight of the batch: how many items (tokens) count.
+        items: How many items (tokens, pictures) the batch had that count.
         samples: Global numbers of the examples, as ranges [first, last].
         parts: Further means by name, contained in the loss.
         skipped: The update was left out: fp16 overflowed, or a number was not finite.
@@ -108,9 +108,11 @@ def optimizer_step(state: State, batch: Batch, task: Task) -> Report:
         _update(state, gradients, factor, grad_norm)
     _clear(state)
     state.step += 1
-    state.items += weight
+    # What a person counts: the items that weigh, or where the weight counts something else the examples.
+    items = float(len(batch)) if getattr(task, "counts_examples", False) else weight
+    state.items += items
     parts = dict(zip(sums.parts, numbers[4:], strict=True))
-    return Report(state.step, loss, lr, grad_norm, weight, ranges(samples), parts, skipped, reason)
+    return Report(state.step, loss, lr, grad_norm, items, ranges(samples), parts, skipped, reason)
 
 
 def draws_noise(model: nn.Module) -> bool:

@@ -91,7 +91,8 @@ class Pipeline:
         """Returns a picture of exactly the size, with the boxes that are left, where they have come to lie.
 
         What is not of the size's shape is padded with black below or at its right. A box is left if it is at least a
-        pixel wide and high, and if enough of it is: see `box_crop.visible`; for `affine`, `rotate` and `scale_jitter` a quarter.
+        pixel wide and high, and if enough of it is: what `box_crop.visible` says, and a quarter after `affine`,
+        `rotate` and `scale_jitter`.
         """
         kept = np.arange(len(picture.boxes))
         scene = Scene(_image(picture.pixels), picture.boxes.astype(np.float64), kept)

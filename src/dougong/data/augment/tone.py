@@ -19,6 +19,7 @@ from dougong.data.augment.geometry import between, either, image_of, part
 Picture = Image.Image
 Row = tuple[float | int, float | int, float | int]
 
+HUES = 255  # Pillow counts hues from 0 to 254; 255 is 0 again
 MAGNITUDES = 31  # RandAugment's magnitude goes from 0 to 30
 
 # The spread of ImageNet's colours (0 to 1) along their principal components: red, green and blue of each, as columns.
@@ -56,7 +57,7 @@ def turned(picture: Picture, turns: float) -> Picture:
     if picture.mode == "L" or turns == 0:
         return picture
     hue, saturation, value = picture.convert("HSV").split()
-    hue = hue.point([(level + round(turns * 256)) % 256 for level in range(256)])
+    hue = hue.point([(level + round(turns * HUES)) % HUES for level in range(256)])
     return Image.merge("HSV", (hue, saturation, value)).convert("RGB")
 
 

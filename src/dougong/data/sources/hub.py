@@ -93,7 +93,7 @@ class Hub:
 
     def _texts(self) -> Iterator[tuple[int, Any]]:
         field = self.config.field
-        with _translated(self.config):
+        with translated(self.config):
             for number, record in enumerate(self._stream, start=1):
                 if self.config.limit is not None and number > self.config.limit:
                     return
@@ -104,9 +104,9 @@ class Hub:
         import datasets
 
         config = self.config
-        with _translated(config):
+        with translated(config):
             return datasets.load_dataset(
-                config.dataset, config.config, split=config.split, revision=self._commit, streaming=True
+                config.dataset, config.config, split=config.split, revision=self.commit, streaming=True
             )
 
     @property
@@ -115,21 +115,21 @@ class Hub:
         return folder if folder.is_dir() else None
 
     @functools.cached_property
-    def _commit(self) -> str | None:
+    def commit(self) -> str | None:
         """The commit that is read: pinned here, so that a newer one cannot slip in between two passes."""
         revision = self.config.revision
         if self._folder is not None or (revision is not None and re.fullmatch("[0-9a-f]{40}", revision)):
             return revision
         from huggingface_hub import HfApi
 
-        with _translated(self.config):
+        with translated(self.config):
             return HfApi().dataset_info(self.config.dataset, revision=revision).sha
 
     def _content(self) -> str:
         """Returns the commit, or a hash of every byte of a folder."""
         folder = self._folder
         if folder is None:
-            return f"{self.config.dataset} {self._commit}"
+            return f"{self.config.dataset} {self.commit}"
         whole = hashlib.sha256()
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             whole.update(f"{path.relative_to(folder).as_posix()} {files.sha256(path)}\n".encode())
@@ -137,7 +137,7 @@ class Hub:
 
 
 @contextlib.contextmanager
-def _translated(config: HubConfig) -> Iterator[None]:
+def translated(config: HubConfig) -> Iterator[None]:
     """Turns what the libraries raise into dougong's errors."""
     try:
         yield

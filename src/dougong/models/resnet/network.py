@@ -116,6 +116,11 @@ class Trunk(nn.Module):
         self.strides = tuple(first * 2**number for number in range(len(config.depths)))
         self.zero_init_residual = config.zero_init_residual
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The residual blocks, from the first to the last; compilation and recomputation are applied to its members."""
+        return nn.ModuleList(block for stage in self.stages for block in stage.children())
+
     def fill(self, seed: int, prefix: str) -> None:
         """Fills every parameter and buffer, see `fill_convolutions`; the last norm of each block with 0 if asked for.
 
@@ -157,8 +162,8 @@ class ResNet(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The residual blocks, from the first to the last; compilation and recomputation are applied to its members."""
-        return nn.ModuleList(block for stage in self.trunk.stages for block in stage.children())
+        """The residual blocks of the trunk."""
+        return self.trunk.blocks
 
     def init_weights(self, seed: int) -> None:
         """Fills every parameter and buffer.

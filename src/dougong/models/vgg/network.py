@@ -59,6 +59,11 @@ class Trunk(nn.Module):
         self.widths = config.widths
         self.strides = tuple(2**number for number in range(len(config.widths)))
 
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The stages, from the first to the last; compilation and recomputation are applied to its members."""
+        return nn.ModuleList(self.stages)
+
     def fill(self, seed: int, prefix: str) -> None:
         """Fills every parameter and buffer, see `fill_convolutions`.
 
@@ -103,8 +108,8 @@ class VGG(nn.Module):
 
     @property
     def blocks(self) -> nn.ModuleList:
-        """The stages, from the first to the last; compilation and recomputation are applied to its members."""
-        return nn.ModuleList(self.trunk.stages)
+        """The stages of the trunk."""
+        return self.trunk.blocks
 
     def init_weights(self, seed: int) -> None:
         """Fills every parameter and buffer.

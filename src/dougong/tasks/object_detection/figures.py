@@ -12,7 +12,6 @@ of the files; knows no tensor and no model.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,9 +55,10 @@ def needed() -> Any:
         MissingExtra: It is not installed.
     """
     try:
-        return importlib.import_module("faster_coco_eval")
+        import faster_coco_eval
     except ImportError as error:
         raise MissingExtra("measuring object detection", "detection") from error
+    return faster_coco_eval
 
 
 def figures(pictures: Sequence[Picture], names: Sequence[str], most: int) -> dict[str, float]:

@@ -41,6 +41,7 @@ class ObjectDetection:
 
     Attributes:
         item: What goes in, as a word for a person.
+        counts_examples: That it is these that are counted, as a loss's weight counts anchors.
         pipeline_tag: What the hub calls models of this kind.
         shape: Channels, height and width, in pixels, of the pictures that the model takes.
         names: The names of the classes, if they are known.
@@ -48,11 +49,13 @@ class ObjectDetection:
     """
 
     item = "pictures"
+    counts_examples = True
     pipeline_tag = "object-detection"
 
     def __init__(self, config: ObjectDetectionConfig, model: Any, data: Any = None):
         self.config = config
-        self.shape: tuple[int, int, int] = known(model, None, "image_shape", config.name)
+        filled = model.filled() if hasattr(model, "filled") else model
+        self.shape: tuple[int, int, int] = tuple(known(filled, None, "image_shape", config.name))
         self.number = known_classes(model, data, config.name)
         self.names: Sequence[str] | None = getattr(data, "labels", None)
         self.choice = Choice(config.score_threshold, config.candidates, config.nms_threshold, config.max_detections)

@@ -6,10 +6,14 @@ Here is the config, which needs no arrays, so that a recipe is checked at once; 
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
-from dougong.core.config import Config
+from pydantic import Field
+
+from dougong.core.config import Config, Fault
+from dougong.data.augment import Augmentations, faults_of
 from dougong.data.split import HeldOutConfig
 
 
@@ -20,6 +24,12 @@ class DigitsConfig(Config):
     """Which dataset."""
     validation: HeldOutConfig = HeldOutConfig(fraction=0.2)
     """Which pictures are kept apart to validate on."""
+    augment: Augmentations = Field(default_factory=list)
+    """Random changes of the training pictures, in this order; absent: they stay as they are."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields what is wrong in the list of augmentations."""
+        yield from faults_of(self.augment)
 
     def foreseen(self) -> dict[str, Any]:
         """Returns what of the model the data decides and is known before it is read."""

@@ -15,10 +15,12 @@ from jaxtyping import Float, Int
 
 from dougong.core import files
 from dougong.core.errors import MissingExtra
+from dougong.data.augment.apply import Pipeline
 from dougong.data.datasets.digits import DigitsConfig
-from dougong.data.examples import LabelledImage
+from dougong.data.examples import LabelledImage, Picture
 
 _BRIGHTEST = 16.0
+_SIZE = (8, 8)
 
 
 class DigitsData:
@@ -29,6 +31,7 @@ class DigitsData:
         labels: The name of each class.
         train: The training pictures; one source, without a weight.
         validation: The pictures that are kept apart.
+        augment: Makes a training example of a picture; there only if the recipe asks for random changes.
         determines: Fields of the model that the data decides.
         fingerprint: A hash of every picture and label.
         licence: Of the pictures.
@@ -44,9 +47,15 @@ class DigitsData:
         self.config, self.labels = config, [str(digit) for digit in range(10)]
         apart = np.array([config.validation.keeps(picture.tobytes()) for picture in pixels])
         train, self.validation = (Pictures(pixels[part], labels[part]) for part in (~apart, apart))
-        self.train: list[tuple[Pictures, float | None]] = [(train, None)]
+        self.train: list[tuple[Pictures | Shades, float | None]] = [(train, None)]
+        if config.augment:
+            shades = Shades(train)
+            self.train = [(shades, None)]
+            self.augment = Changed(shades, Pipeline(config.augment, _SIZE))
         self.determines: dict[str, Any] = {"num_classes": 10, "image_shape": (1, 8, 8)}
-        self.fingerprint = hashlib.sha256(f"{train.fingerprint} {self.validation.fingerprint}".encode()).hexdigest()
+        facts = [train.fingerprint, self.validation.fingerprint]
+        facts += [repr(each.model_dump(mode="json")) for each in config.augment]
+        self.fingerprint = hashlib.sha256(" ".join(facts).encode()).hexdigest()
         self.licence, self.source = train.licence, train.source
         sizes = {"train": len(train), "validation": len(self.validation)}
         self.counts = [{"source": "digits", **{part: {"examples": size} for part, size in sizes.items()}}]
@@ -82,6 +91,53 @@ class Pictures:
     def fingerprint(self) -> str:
         """A hash of every picture and label."""
         return hashlib.sha256(self.pixels.tobytes() + self.labels.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Shades:
+    """The same pictures as shades from 0 to 255, as augmentation takes them; a `Dataset`."""
+
+    pictures: Pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> Picture:
+        example = self.pictures[index]
+        return Picture(np.rint(255 * example.pixels.transpose(1, 2, 0)).astype(np.uint8), example.label)
+
+    @property
+    def licence(self) -> str:
+        """The licence of the pictures."""
+        return self.pictures.licence
+
+    @property
+    def source(self) -> str:
+        """Where they come from."""
+        return self.pictures.source
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of every picture and label."""
+        return self.pictures.fingerprint
+
+
+@dataclass(frozen=True)
+class Changed:
+    """What makes a training example of a picture by random changes.
+
+    Attributes:
+        pictures: Those that one may be mixed with.
+        pipeline: The changes.
+    """
+
+    pictures: Shades
+    pipeline: Pipeline
+
+    def __call__(self, picture: Picture, rng: np.random.Generator) -> LabelledImage:
+        """Returns the example, a function of the picture and of what the generator draws alone."""
+        pixels, other, share = self.pipeline.classified(picture, self.pictures.__getitem__, len(self.pictures), rng)
+        return LabelledImage(pixels.transpose(2, 0, 1) / np.float32(255), picture.label, other, share)
 
 
 def _read() -> tuple[np.ndarray, np.ndarray]:

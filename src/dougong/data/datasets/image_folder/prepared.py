@@ -25,8 +25,8 @@ def prepared(config: ImageFolderConfig, cache: Path | None) -> ClassifiedData:
     labels = _classes(root, tally)
     if len(labels) < 2:
         raise FileError(
-            f"{root} must hold a folder of pictures for each of two classes or more, but holds {len(labels) or 'none'}. "
-            "Name the folder above."
+            f"{root} must hold a folder of pictures for each of two classes or more, but holds {len(labels) or 'none'}."
+            " Name the folder above."
         )
     paths, classes = _below(root, labels, labels, tally)
     begins, source = None, str(config.path)

@@ -12,7 +12,7 @@ from pathlib import Path
 from dougong.core.errors import UsageError
 from dougong.core.files import parse_json
 from dougong.data import reading
-from dougong.data.annotations import number_of
+from dougong.data.classes import number_of, sorted_labels
 from dougong.data.classified import ClassifiedData, Found, made_ready
 from dougong.data.datasets.image_table import ImageTableConfig
 from dougong.data.inspection import PictureFiles
@@ -49,13 +49,6 @@ def prepared(config: ImageTableConfig, cache: Path | None) -> ClassifiedData:
         cache,
         tally,
     )
-
-
-def sorted_labels(labels: Iterator[str]) -> list[str]:
-    """Returns each label once: by their value, if all are whole numbers, else by the alphabet."""
-    found = set(labels)
-    numbers = all(label.isascii() and label.isdigit() for label in found)
-    return sorted(found, key=lambda label: (int(label), label) if numbers else (0, label))
 
 
 def _sound(table: Path, rows: Sequence[_Row], labels: Sequence[str], tally: Tally) -> _Rows:
