@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         import_weights,
         load,
         plan,
+        predict,
         train,
     )
     from dougong.run import inventory as list
@@ -49,6 +50,7 @@ __all__ = [
     "list",
     "load",
     "plan",
+    "predict",
     "recipe",
     "train",
 ]
@@ -70,6 +72,7 @@ _VERBS = {
     "list": ("dougong.run", "inventory"),
     "load": ("dougong.run", "load"),
     "plan": ("dougong.run", "plan"),
+    "predict": ("dougong.run", "predict"),
     "recipe": ("dougong.recipe", "load"),
     "train": ("dougong.run", "train"),
 }

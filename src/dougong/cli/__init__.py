@@ -14,6 +14,7 @@ import typer
 
 from dougong.cli import checkpoint
 from dougong.cli.check import check
+from dougong.cli.data import data
 from dougong.cli.diff import diff
 from dougong.cli.doctor import doctor
 from dougong.cli.evaluate import evaluate
@@ -22,6 +23,7 @@ from dougong.cli.generate import generate
 from dougong.cli.import_ import import_
 from dougong.cli.list import list_
 from dougong.cli.plan import plan
+from dougong.cli.predict import predict
 from dougong.cli.recipe import recipe
 from dougong.cli.train import train
 
@@ -32,9 +34,11 @@ app = typer.Typer(
 )
 app.command("train")(train)
 app.command("check")(check)
+app.command("data")(data)
 app.command("plan")(plan)
 app.command("evaluate")(evaluate)
 app.command("generate")(generate)
+app.command("predict")(predict)
 app.command("import")(import_)
 app.command("recipe")(recipe)
 app.command("list")(list_)

@@ -73,12 +73,12 @@ def _open(source: str, run: str | None, precision: str, device: str, options: di
     from dougong.core.config import try_validate
     from dougong.core.errors import UsageError
     from dougong.infer.config import GenerateConfig
-    from dougong.run import load
+    from dougong.run.generation import load_writer
 
     _, complaints = try_validate(GenerateConfig, options)
     if complaints:
         raise UsageError("\n".join(f"--{complaint.text.replace('_', '-', 1)}" for complaint in complaints))
-    return load(source, run=run, precision=precision, device=device)
+    return load_writer(source, run=run, precision=precision, device=device)
 
 
 def _write(model: Any, prompts: list[str], options: dict[str, Any], json: bool) -> None:

@@ -140,6 +140,18 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class Answering(Protocol):
+    """What a task adds whose trained model answers one by one (`dougong predict`)."""
+
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """The names of the classes, if they are known."""
+
+    def answers(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
+        """Returns what a person or a program reads for each example, as JSON values; draws no random number."""
+
+
+@runtime_checkable
 class Provable(Protocol):
     """What a task may add so that `dougong check` proves more of it. Each is asked for by name, and may be absent."""
 

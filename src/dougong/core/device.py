@@ -63,6 +63,13 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 0, seconds
 
 
 @functools.cache
+def _in_turns(device: torch.device, dtypes: tuple[torch.dtype, ...], size: int) -> list[float]:
+    """Returns the peak of each type, measured in turns, so that a busy neighbour slows none of them alone."""
+    rounds = [[matmul_peak.__wrapped__(device, dtype, size, 0.015) for dtype in dtypes] for _ in range(4)]
+    return [max(peaks) for peaks in zip(*rounds, strict=True)]
+
+
+@functools.cache
 def memory_bandwidth(device: torch.device, megabytes: int = 256) -> float:
     """Returns the best measured bytes/s of reading a large tensor once."""
     tensor = torch.ones(megabytes * 250_000, device=device)
@@ -102,7 +109,6 @@ def choose_precision(name: str, device: torch.device, before: str | None = None)
     if before in DTYPES:
         return Precision(DTYPES[before], "as when the run began")
     probe = 256 if device.type == "cpu" else 0
-    slow = matmul_peak(device, torch.float32, probe, 0.02)
-    fast = matmul_peak(device, torch.bfloat16, probe, 0.02)
+    slow, fast = _in_turns(device, (torch.float32, torch.bfloat16), probe)
     chosen = torch.bfloat16 if fast > 1.2 * slow else torch.float32
     return Precision(chosen, f"bf16 matrix products run {fast / slow:.2g} times as fast as fp32 here")

@@ -74,9 +74,12 @@ def free_bytes(path: str | Path) -> int:
 
 
 def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
-    """Returns a file's content, or its first `limit` bytes; errors are those of `open_binary`."""
+    """Returns a file's content, or its first `limit` bytes; errors are those of `open_binary`.
+
+    No more is asked for than the file has: to read asks for all of the memory that it is told to fill.
+    """
     with open_binary(path) as file:
-        return file.read() if limit is None else file.read(limit)
+        return file.read() if limit is None else file.read(min(limit, os.fstat(file.fileno()).st_size + 1))
 
 
 def read_text(path: str | Path) -> str:

@@ -102,6 +102,7 @@ class ClassifiedData:
         config: What described them.
         labels: The name of each class.
         viewing: How they are seen.
+        views: How many views of each go through the model in evaluation.
         train: The decoded training pictures; one source, without a weight. `augment` makes examples of them.
         validation: The pictures that are kept apart, as the model takes them.
         determines: Fields of the model that the data decides.
@@ -128,6 +129,7 @@ class ClassifiedData:
         _require_all(labels, train, validation, tally)
         size = config.height_and_width or _one_size(train, validation)
         self.config, self.labels, self.viewing = config, list(labels), Viewing(config, size)
+        self.views = {"center": 1, "ten": 10, "grid": 50}[config.views] * len(config.scales or (0,))
         self.train: list[tuple[Pictures, float | None]] = [(train, None)]
         self.validation = Views(validation, self.viewing)
         self.determines: dict[str, Any] = {"num_classes": len(labels), "image_shape": (config.channels, *size)}

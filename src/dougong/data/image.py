@@ -298,21 +298,21 @@ def _translated() -> Iterator[None]:
         raise Bad(f"a picture must be whole, but this is broken: {reason}; fetch it again") from error
 
 
-def resize(pixels: Pixels, height: int, width: int) -> Part:
-    """Returns the picture at another size: bilinear, with antialiasing."""
+def resize(pixels: Pixels, height: int, width: int, resample: int = BILINEAR) -> Part:
+    """Returns the picture at another size, with antialiasing; `resample` is Pillow's number of a filter: bilinear."""
     if pixels.shape[:2] == (height, width):
         return pixels
     flat = pixels[..., 0] if pixels.shape[2] == 1 else pixels
-    found = Image.fromarray(flat).resize((width, height), Image.Resampling.BILINEAR)
+    found = Image.fromarray(flat).resize((width, height), Image.Resampling(resample))
     return np.asarray(found).reshape(height, width, pixels.shape[2])
 
 
-def resize_shorter(pixels: Pixels, side: int) -> Part:
+def resize_shorter(pixels: Pixels, side: int, resample: int = BILINEAR) -> Part:
     """Returns the picture with a shorter side of `side` pixels; the longer one is cut to whole pixels."""
     height, width = pixels.shape[:2]
     if height <= width:
-        return resize(pixels, side, int(side * width / height))
-    return resize(pixels, int(side * height / width), side)
+        return resize(pixels, side, int(side * width / height), resample)
+    return resize(pixels, int(side * height / width), side, resample)
 
 
 def cover(pixels: Pixels, height: int, width: int) -> Part:

@@ -6,6 +6,7 @@ Knows files and names. The shipped recipes are data of the package, found by the
 from __future__ import annotations
 
 import glob
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from dougong.recipe.overrides import changed, merged, parse_override, parse_path
 from dougong.recipe.recipe import Recipe, validated
 
 RUN_RECIPE = "recipe.yaml"
-PATH_KEYS = ("path", "paths", "init_from")  # the fields, anywhere in a recipe, that name files of the person's own
+_PATH = re.compile("init_from|paths?|[a-z_]+_path")  # fields, anywhere in a recipe, that name a person's own files
 Source = str | Path | Mapping[str, Any] | Recipe
 
 
@@ -189,7 +190,7 @@ def anchored(values: Any, folder: Path, absolute: bool = False) -> Any:
     """
     if isinstance(values, Mapping):
         return {
-            key: (_anchored_paths if key in PATH_KEYS else anchored)(value, folder, absolute)
+            key: (_anchored_paths if _PATH.fullmatch(key) else anchored)(value, folder, absolute)
             for key, value in values.items()
         }
     return [anchored(value, folder, absolute) for value in values] if isinstance(values, list) else values
@@ -214,7 +215,7 @@ def paths_in(values: Any, start: Keys = ()) -> Iterator[tuple[str, str]]:
     """Yields (`data.sources[0].paths`, `input.txt`) for every path that the values name."""
     if isinstance(values, Mapping):
         for key, value in values.items():
-            if key in PATH_KEYS:
+            if _PATH.fullmatch(key):
                 names = [value] if isinstance(value, str) else value or ()
                 yield from ((path_text((*start, key)), str(name)) for name in names)
             else:

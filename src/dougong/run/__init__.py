@@ -12,6 +12,7 @@ from dougong.run.generation import generate, load
 from dougong.run.importing import import_weights
 from dougong.run.inventory import inventory
 from dougong.run.planning import Plan, calibrated, draw, plan
+from dougong.run.prediction import predict
 from dougong.run.training import Run, train
 from dougong.train.resume import Resume
 
@@ -34,6 +35,7 @@ __all__ = [
     "list_checkpoints",
     "load",
     "plan",
+    "predict",
     "prune_checkpoints",
     "train",
     "verify_checkpoints",

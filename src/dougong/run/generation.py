@@ -1,6 +1,6 @@
-"""The verb `generate`, and `load`: a trained model of a run, or of any Hugging Face folder, to write with.
+"""The verb `generate`, and `load`: a trained model of a run, or of any Hugging Face folder, to use.
 
-Knows where models are; how text is generated, `infer` knows.
+Knows where models are; how text is generated and pictures are answered about, `infer` knows.
 """
 
 from __future__ import annotations
@@ -9,17 +9,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from dougong.core.errors import UsageError
 from dougong.infer.language import LanguageModel, load_language_model
+from dougong.infer.predict import Predictor, is_pictures, load_predictor
 from dougong.recipe.sources import Source
-from dougong.run.folder import find_run, model_of_run
 from dougong.run.memory import loading
+from dougong.run.prediction import folder_of
 from dougong.run.training import Run
 
 
 def load(
     source: Source | Run, *, run: str | Path | None = None, precision: str = "auto", device: str = "auto"
-) -> LanguageModel:
-    """Returns a language model with `.model`, `.tokenizer`, `.config` and `.generate(...)`.
+) -> LanguageModel | Predictor:
+    """Returns a language model with `.generate(...)` and `.tokenizer`, or one for pictures with `.predict(...)`.
+
+    Both have `.model`, a plain `torch.nn.Module`, and `.config`.
 
     Args:
         source: A run or its folder, a Hugging Face folder, or a recipe, whose newest run is taken.
@@ -32,7 +36,24 @@ def load(
         FileError: A file of the model is corrupt.
         ResourceError: The memory is full.
     """
-    folder = _folder(source, run)
+    folder = folder_of(source, run)
+    with loading(folder):
+        return (load_predictor if is_pictures(folder) else load_language_model)(folder, precision, device)
+
+
+def load_writer(
+    source: Source | Run, *, run: str | Path | None = None, precision: str = "auto", device: str = "auto"
+) -> LanguageModel:
+    """Returns a language model; else as `load`.
+
+    Raises:
+        UsageError: The model answers about pictures.
+    """
+    folder = folder_of(source, run)
+    if is_pictures(folder):
+        raise UsageError(
+            f"{folder} must hold a language model, but its model answers about pictures. Use dougong predict."
+        )
     with loading(folder):
         return load_language_model(folder, precision, device)
 
@@ -56,12 +77,4 @@ def generate(
         device: auto, cpu, cuda, cuda:1 or mps.
         options: The fields of `GenerateConfig`: max_new_tokens, temperature, top_k, top_p, num_beams, stop, seed, ...
     """
-    return load(source, run=run, precision=precision, device=device).generate(prompts, **options)
-
-
-def _folder(source: Source | Run, run: str | Path | None) -> Path:
-    if isinstance(source, Run):
-        return source.folder / "model"
-    if run is None and isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
-        return Path(source)
-    return model_of_run(find_run(source, run))
+    return load_writer(source, run=run, precision=precision, device=device).generate(prompts, **options)

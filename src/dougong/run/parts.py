@@ -59,7 +59,8 @@ class Parts:
         """Returns what gives a fresh iterator over the validation batches."""
         train = self.recipe.train
         size = train.microbatch_size or (train.batch_size if isinstance(train.batch_size, int) else 32)
-        return lambda: in_order(self.data.validation, self.task.collate, min(size, 64))
+        size = min(size, 64) // getattr(self.data, "views", 1)  # several views of one example go through at once
+        return lambda: in_order(self.data.validation, self.task.collate, max(1, size))
 
     def items(self, steps: int) -> int:
         """Returns how many of the task's items (`task.item`: tokens, examples) so many steps take in."""
@@ -102,7 +103,9 @@ def _prepared(recipe: Recipe) -> Any:
     except UsageError as error:
         for option, name in paths_in({"data": config.model_dump(mode="json")}):
             if error.name == "E-PATH" and name in str(error):
-                raise UsageError(f"{error} Or name yours: --set '{option}=[FILE]'", name=error.name) from error
+                listed = isinstance(getattr(config, option.removeprefix("data."), ()), list | tuple)
+                yours = f"'{option}=[FILE]'" if listed else f"{option}=YOURS"
+                raise UsageError(f"{error} Or name yours: --set {yours}", name=error.name) from error
         raise
 
 

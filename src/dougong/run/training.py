@@ -20,6 +20,7 @@ from dougong.core import files, log
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import DougongError, FileError, Preempted
 from dougong.infer.language import LanguageModel, load_language_model
+from dougong.infer.predict import LABELS_FILE, TASK_FILE, Predictor, is_pictures, load_predictor
 from dougong.plan.count import count, foreseen_model
 from dougong.recipe import Recipe, load, name_of
 from dougong.recipe.recipe import to_yaml
@@ -66,9 +67,10 @@ class Run:
         figures = {"steps": self.steps, "reason": self.reason, "seconds": self.seconds, "metrics": dict(self.metrics)}
         return {"folder": str(self.folder), **figures}
 
-    def load(self, precision: str = "auto", device: str = "auto") -> LanguageModel:
-        """Returns the trained model, ready to generate."""
-        return load_language_model(self.folder / "model", precision, device)
+    def load(self, precision: str = "auto", device: str = "auto") -> LanguageModel | Predictor:
+        """Returns the trained model, ready to generate, or to answer about pictures."""
+        folder = self.folder / "model"
+        return (load_predictor if is_pictures(folder) else load_language_model)(folder, precision, device)
 
 
 @dataclass(frozen=True)
@@ -282,7 +284,13 @@ def _leave_model(parts: Parts, model: nn.Module, folder: Path, outcome: Outcome)
     parameters = sum(p.numel() for p in model.parameters())
     card = write_card(parts, parameters, metrics, outcome.steps)
     assets = {**_assets(parts.data), "README.md": card.encode()}
-    save_model(model, folder / "model", assets, eos_id=parts.data.tokenizer.eot_id if parts.writes_text else None)
+    eos_id = None
+    if parts.writes_text:
+        eos_id = parts.data.tokenizer.eot_id
+    else:
+        assets[TASK_FILE] = json.dumps(parts.recipe.values()["task"], indent=2).encode()
+    labels = json.loads(assets[LABELS_FILE]) if LABELS_FILE in assets else None
+    save_model(model, folder / "model", assets, eos_id=eos_id, labels=labels)
     return metrics
 
 

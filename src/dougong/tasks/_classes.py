@@ -41,6 +41,16 @@ class Classes:
         found = class_cross_entropy(logits, batch["labels"], self.label_smoothing, *mixed)
         return Loss(found.sum, found.weight, {"nll": found.nll} if self.label_smoothing else {})
 
+    def answers(self, logits: Float[Tensor, "batch classes"], most: int = 5) -> list[dict[str, Any]]:
+        """Returns the likeliest class of each example with its probability, and the `most` likeliest."""
+        probabilities, numbers = logits.float().softmax(-1).topk(min(most, self.number))
+        rows = zip(probabilities.tolist(), numbers.tolist(), strict=True)
+        found = [[{"label": self._name(n), "probability": p} for p, n in zip(*row, strict=True)] for row in rows]
+        return [{**likeliest[0], "likeliest": likeliest} for likeliest in found]
+
+    def _name(self, number: int) -> str | int:
+        return number if self.names is None or number >= len(self.names) else self.names[number]
+
     def decode(self, outputs: Float[Tensor, "batch classes"]) -> list[str] | list[int]:
         """Returns the likeliest class of each example: its name, or its number where there are no names."""
         found = outputs.argmax(-1).tolist()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class ResNetConfig(Config):
     """A residual network. The defaults are those of ResNet-18."""
 
+    answers_as: ClassVar[str] = "image_classification"
     name: Literal["resnet"] = "resnet"
     """Which model family."""
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt
 from pydantic_core import core_schema
@@ -41,6 +41,7 @@ def _has_trunk(config: Any) -> bool:
 class RetinaNetConfig(Config):
     """A RetinaNet. The defaults are the paper's."""
 
+    answers_as: ClassVar[str] = "object_detection"
     name: Literal["retinanet"] = "retinanet"
     """Which model family."""
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, PositiveInt
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 class VGGConfig(Config):
     """A VGG. The defaults are those of configuration A, with 11 layers."""
 
+    answers_as: ClassVar[str] = "image_classification"
     name: Literal["vgg"] = "vgg"
     """Which model family."""
     image_shape: tuple[PositiveInt, PositiveInt, PositiveInt] | None = None

@@ -84,6 +84,15 @@ class ImageClassification:
         """Returns the name of each picture's likeliest class."""
         return self.classes.decode(outputs)
 
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """The names of the classes, if they are known."""
+        return self.classes.names
+
+    def answers(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
+        """Returns each picture's likeliest classes with their probabilities."""
+        return self.classes.answers(self.logits(model, batch.with_noise(None)))
+
     def example_batch(self, batch_size: int, device: torch.device | str = "meta") -> Batch:
         """Returns a batch of the right shapes and types, each picture another pattern of stripes."""
         count = batch_size * math.prod(self.shape)

@@ -167,6 +167,19 @@ class ObjectDetection:
             for found in outputs
         ]
 
+    @property
+    def labels(self) -> Sequence[str] | None:
+        """The names of the classes, if they are known."""
+        return self.names
+
+    def answers(self, model: nn.Module, batch: Batch) -> list[dict[str, Any]]:
+        """Returns the objects in each picture, the surest first, their boxes in pixels of the picture's file."""
+        found = []
+        for row, objects in enumerate(self.detect(model, batch)):
+            scale = batch["scales"][row].flip(0).repeat(2)
+            found.append(Detections(objects.boxes / scale, objects.labels, objects.scores))
+        return [{"objects": objects} for objects in self.decode(found)]
+
     def _name(self, label: int) -> str | int:
         return label if self.names is None or label >= len(self.names) else self.names[label]
 

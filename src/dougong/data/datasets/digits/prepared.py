@@ -61,8 +61,19 @@ class DigitsData:
         self.counts = [{"source": "digits", **{part: {"examples": size} for part, size in sizes.items()}}]
 
     def save_assets(self, folder: str | Path) -> None:
-        """Writes what a model needs beside its weights: the labels."""
+        """Writes what a model needs beside its weights: the labels, and how pictures are made ready."""
         files.write_json(Path(folder) / "labels.json", self.labels)
+        height, width = _SIZE
+        said = {
+            "image_processor_type": "BitImageProcessor",
+            "do_resize": True,
+            "size": {"height": height, "width": width},
+            "do_center_crop": False,
+            "do_rescale": True,
+            "rescale_factor": 1 / 255,
+            "do_normalize": False,
+        }
+        files.write_json(Path(folder) / "preprocessor_config.json", said)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,205 @@
+"""The verb `predict`: a trained model's answers about pictures, files and whole folders of them.
+
+Knows runs, where pictures lie, and what is done about bad ones; how an answer comes about, `infer` knows.
+"""
+
+from __future__ import annotations
+
+import glob
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dougong.core import files, log
+from dougong.core.errors import FileError, UsageError
+from dougong.data.inspection import pictures_below
+from dougong.data.intake import Source as Picture
+from dougong.data.intake import Taken
+from dougong.data.sheet import annotated_picture
+from dougong.data.source import Tally
+from dougong.infer.predict import Predictor, load_predictor
+from dougong.recipe.sources import Source
+from dougong.run.folder import find_run, is_run, model_of_run
+from dougong.run.memory import loading
+from dougong.run.training import Run
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """An answer about one picture.
+
+    Attributes:
+        picture: The file, or what else it was called.
+        answer: JSON values: `label`, `probability` and `likeliest`, or `objects`.
+        drawn: The picture with its objects drawn in, if there are such.
+    """
+
+    picture: str
+    answer: dict[str, Any]
+    drawn: Path | None = None
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How is predicted.
+
+    Attributes:
+        batch_size: Pictures that go through the model at once.
+        min_score: Objects of a lower score are left out, from 0 to 1.
+        to: Where pictures with objects drawn in go; None: nowhere.
+        max_bad_samples: How many pictures may be broken or missing before it stops.
+    """
+
+    batch_size: int = 16
+    min_score: float = 0.5
+    to: Path | None = None
+    max_bad_samples: int = 0
+
+
+def predict(
+    source: Source | Run,
+    pictures: Picture | Sequence[Picture],
+    *,
+    run: str | Path | None = None,
+    precision: str = "auto",
+    device: str = "auto",
+    **options: Any,
+) -> list[dict[str, Any]]:
+    """Returns a model's answer about each picture: `predict("runs/mine", ["cat.jpg", "folder/", "*.png"])`.
+
+    Args:
+        source: A run or its folder, a Hugging Face folder, or a recipe, whose newest run is taken.
+        pictures: Files, folders and globs; arrays [height width channel] of uint8; Pillow images.
+        run: The run folder, where the source is a recipe.
+        precision: auto, fp32, bf16 or fp16.
+        device: auto, cpu, cuda, cuda:1 or mps.
+        options: The fields of `Wish`: batch_size, min_score, to, max_bad_samples.
+
+    Raises:
+        UsageError: There is no such run or picture, or the model does not answer about pictures.
+        FileError: More pictures are broken than are put up with.
+    """
+    predictor = open_predictor(source, run, precision, device)
+    several = [pictures] if not isinstance(pictures, list | tuple) else pictures
+    tally = Tally(options.get("max_bad_samples", 0))
+    return [
+        {"picture": each.picture, **each.answer} for each in predictions(predictor, several, Wish(**options), tally)
+    ]
+
+
+def open_predictor(
+    source: Source | Run, run: str | Path | None = None, precision: str = "auto", device: str = "auto"
+) -> Predictor:
+    """Returns the model; arguments and errors as `predict`."""
+    folder = folder_of(source, run)
+    with loading(folder):
+        return load_predictor(folder, precision, device)
+
+
+def folder_of(source: Source | Run, run: str | Path | None) -> Path:
+    """Returns the model folder of a run, or the one that is named itself."""
+    if isinstance(source, Run):
+        return source.folder / "model"
+    if run is None and isinstance(source, str | Path) and (Path(source) / "config.json").is_file():
+        return Path(source)
+    return model_of_run(find_run(source, run))
+
+
+def default_place(source: Source, run: str | Path | None = None) -> Path:
+    """Returns where drawn pictures go if nothing else is said: `predictions` in the run's folder, or here."""
+    folder = folder_of(source, run)
+    return (folder.parent if is_run(folder.parent) else Path()) / "predictions"
+
+
+def predictions(predictor: Predictor, pictures: Sequence[Picture], wish: Wish, tally: Tally) -> Iterator[Prediction]:
+    """Yields the answers as they come, in the order of the pictures; broken ones are counted and left out.
+
+    Raises:
+        UsageError: There is no such picture.
+        FileError: More pictures are broken than are put up with.
+    """
+    if not 0 <= wish.min_score <= 1:
+        raise UsageError(f"min_score must be from 0 to 1, but is {wish.min_score}.")
+    if wish.batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, but is {wish.batch_size}.")
+    listed = list(_listed(pictures, tally))
+    names: list[str] = []
+
+    def taken() -> Iterator[Taken]:
+        for number, picture in enumerate(listed):
+            name = str(picture) if isinstance(picture, str | Path) else f"picture {number}"
+            try:
+                found = predictor.intake.take(picture, name)
+            except FileError as error:
+                tally.quarantine(name, str(error).removeprefix(f"{name}: ").rstrip("."))
+                continue
+            tally.used += 1
+            names.append(name)
+            yield found
+
+    drawn: set[str] = set()
+    for number, (found, answer) in enumerate(predictor.answers(taken(), wish.batch_size)):
+        if "objects" in answer:
+            answer = {"objects": [each for each in answer["objects"] if each["score"] >= wish.min_score]}
+        path = None
+        if wish.to is not None and "objects" in answer:
+            path = wish.to / _free(Path(names[number]).stem, drawn)
+            _draw(found, answer["objects"], predictor.labels, path)
+        yield Prediction(names[number], answer, path)
+
+
+def _listed(pictures: Sequence[Picture], tally: Tally) -> Iterator[Picture]:
+    """Yields each picture: a folder stands for those in it, a pattern for those that it fits.
+
+    Raises:
+        UsageError: There are none.
+    """
+    for picture in pictures:
+        if not isinstance(picture, str | Path):
+            yield picture
+            continue
+        path = Path(picture).expanduser()
+        if path.is_dir():
+            inside = list(pictures_below(path, tally))
+            if not inside:
+                raise UsageError(f"{path} must hold pictures, but holds none.", name="E-PATH")
+            yield from inside
+        elif path.exists() or not any(letter in str(picture) for letter in "*?["):
+            yield path
+        else:
+            found = sorted(glob.glob(str(path), recursive=True))
+            if not found:
+                raise UsageError(f"{picture} must fit pictures, but fits none. Check the path.", name="E-PATH")
+            yield from _listed([Path(name) for name in found], tally)
+
+
+def _free(stem: str, taken: set[str]) -> str:
+    """Returns a name for a drawn picture that no other of this call has."""
+    name, number = f"{stem}.png", 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}.png"
+    taken.add(name)
+    return name
+
+
+def _draw(found: Taken, objects: Sequence[dict[str, Any]], names: Sequence[str] | None, path: Path) -> None:
+    numbers = [names.index(each["label"]) if names else int(each["label"]) for each in objects]
+    boxes = np.array([each["box"] for each in objects], dtype=np.float32).reshape(-1, 4)
+    picture = annotated_picture(found.pixels, boxes, numbers, [each["score"] for each in objects], names)
+    content = io.BytesIO()
+    picture.save(content, "PNG")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    files.write_whole(path, content.getvalue())
+
+
+def tell_bad(tally: Tally) -> None:
+    """Says which pictures were left aside, if any were."""
+    for where, reason in tally.quarantined:
+        log.warn(f"{where}: {reason}. Left aside.")
+    if tally.quarantined:
+        log.say(f"{tally.used:,} pictures used of {tally.read:,}, {len(tally.quarantined):,} left aside")
