@@ -5,13 +5,17 @@ from __future__ import annotations
 import functools
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dougong.checkpoint.weights import recognise
 from dougong.core.config import validate
 from dougong.core.contracts import Batch
+from dougong.core.errors import FileError
 from dougong.models.retinanet import RetinaNetConfig
 from dougong.nn.boxes import BETWEEN, clip, decode, encode, match
 from dougong.nn.detection import Choice, detect
@@ -236,3 +240,20 @@ def test_detections_are_equal(version: str) -> None:
         assert torch.equal(found.boxes, clip(found.boxes, 60, 90))
         loose = detect(answers, anchors, (60, 90), replace(CHOICE, overlap=1.0))
         assert not torch.equal(loose.scores, found.scores), "suppression must have taken some away"
+
+
+def test_torchvisions_file_is_recognised_and_read(version: str, tmp_path: Path) -> None:
+    weights = under(reference(version), "weights.")
+    save_file(weights, tmp_path / "model.safetensors")
+    model, wanted = recognise(tmp_path), ours(version)
+    assert model is not None
+    assert model.config.replace(image_shape=(3, HEIGHT, WIDTH)) == wanted.config.replace(
+        trunk={**wanted.config.trunk.model_dump(), "stem_dim": 64}
+    )
+    found = model.state_dict()
+    assert all(torch.equal(found[key], tensor) for key, tensor in wanted.state_dict().items())
+    assert found.keys() == wanted.state_dict().keys()
+    del weights["backbone.fpn.layer_blocks.2.0.weight"]
+    save_file(weights, tmp_path / "model.safetensors")
+    with pytest.raises(FileError, match="missing"):
+        recognise(tmp_path)

@@ -36,6 +36,9 @@ CHANGES_THE_WEIGHTS: dict[str, Any] = {
     "steps": 5,
     "optimizer": {"name": "adamw"},
     "schedule": {"name": "linear"},
+    "frozen": ["norm.*"],
+    "rates": [{"parameters": "out.*", "factor": 0.5}],
+    "layer_decay": 0.5,
     "l2": 30.0,
     "clip_norm": 0.01,
     "ema": {"decay": 0.9},
@@ -66,12 +69,14 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "cosine": {"warmup_steps": 3, "final": 0.5},
     "exponential": {"warmup_steps": 3, "rate": 0.9, "every": 10},
     "step": {"warmup_steps": 3, "rate": 0.9, "every": 2},
+    "milestones": {"warmup_steps": 1, "at": [3], "rate": 0.9},
     "inverse_sqrt": {"warmup_steps": 3},
     "plateau": {"warmup_steps": 3, "rate": 0.9, "patience": 1, "min_delta": 0.0, "final": 0.9},
     "wsd": {"warmup_steps": 3, "decay": 0.9, "final": 0.5},
 }
 SCHEDULE_BASES = {
     "step": {"every": 3},
+    "milestones": {"at": [2]},
     "plateau": {"patience": 0, "min_delta": 9.0},
     "inverse_sqrt": {"warmup_steps": 0},
 }

@@ -9,14 +9,15 @@ from dougong.train.config import TrainConfig
 from dougong.train.schedule import Schedule, factor
 
 STEPS, WARMUP = 110, 10
-NAMES = ["constant", "linear", "polynomial", "cosine", "exponential", "step", "inverse_sqrt", "plateau", "wsd"]
+NAMES = ["constant", "linear", "polynomial", "cosine", "exponential", "step", "milestones", "inverse_sqrt", "plateau", "wsd"]
 
 
-def schedule(name: str, **options: float):
-    return validate(TrainConfig, {"steps": STEPS, "schedule": {"name": name, **options}}).schedule
+def schedule(name: str, **options: object):
+    needed = {"at": [60, 90]} if name == "milestones" else {}
+    return validate(TrainConfig, {"steps": STEPS, "schedule": {"name": name, **needed, **options}}).schedule
 
 
-def curve(name: str, **options: float) -> list[float]:
+def curve(name: str, **options: object) -> list[float]:
     config = schedule(name, **options)
     return [factor(config, step, STEPS) for step in range(STEPS + 1)]
 
@@ -40,6 +41,8 @@ def test_every_schedule_warms_up_in_a_straight_line_to_exactly_one(name: str) ->
         ("cosine", {"final": 0.1}, 0.55, 0.1),
         ("exponential", {"rate": 0.25, "every": 50}, 0.25, 0.0625),
         ("step", {"rate": 0.1, "every": 40}, 0.1, 0.01),
+        ("milestones", {"at": [60, 61], "rate": 0.5}, 0.5, 0.25),
+        ("milestones", {"at": [20, 100]}, 0.1, 0.01),
         ("inverse_sqrt", {}, math.sqrt(11 / 61), math.sqrt(11 / 111)),
         ("plateau", {}, 1.0, 1.0),
         ("wsd", {"decay": 0.25, "final": 0.1}, 1.0, 0.1),

@@ -86,6 +86,8 @@ def _filled(
             model = config.build()
         parts = _match(folder, dialect, model, stored)
         model = model.to(dtype or _widest(parts)).to_empty(device=device)
+        if hasattr(model, "fill_constants"):  # which foreign files lack
+            model.fill_constants()
         _copy(model, parts)
     return model
 

@@ -17,9 +17,11 @@ def predict(
         int, typer.Option("--batch-size", metavar="INTEGER", parser=integer, help="Pictures at once.")
     ] = 16,
     min_score: Annotated[
-        float,
-        typer.Option("--min-score", metavar="NUMBER", parser=number, help="Of a detector: the least score to tell."),
-    ] = 0.5,
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            "--min-score", metavar="NUMBER", parser=number, help="Of a detector: the least score to tell; absent: 0.5."
+        ),
+    ] = None,
     to: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option("--to", metavar="FOLDER", help="Of a detector: where pictures with their objects drawn in go."),
@@ -46,13 +48,15 @@ def predict(
 
     from dougong.cli.output import show_json
     from dougong.data.source import Tally
-    from dougong.run.prediction import Wish, default_place, open_predictor, predictions, tell_bad
+    from dougong.run.prediction import Wish, default_place, open_predictor, predictions, require_effect, tell_bad
 
     predictor = open_predictor(source, run, precision, device)
+    require_effect(predictor, {"--min-score": min_score, "--to": to})
     place = Path(to) if to is not None else default_place(source, run)
     tally = Tally(max_bad_samples)
     found: list[dict[str, Any]] = []
-    for each in predictions(predictor, pictures, Wish(batch_size, min_score, place, max_bad_samples), tally):
+    least = 0.5 if min_score is None else min_score
+    for each in predictions(predictor, pictures, Wish(batch_size, least, place, max_bad_samples), tally):
         drawn = {} if each.drawn is None else {"drawn": str(each.drawn)}
         found.append({"picture": each.picture, **each.answer, **drawn})
         if not json:

@@ -139,7 +139,7 @@ def drawn(tile: Tile, names: Sequence[str] | None = None) -> Image.Image:
 
 
 def _words(label: int | None, score: float | None, names: Sequence[str] | None) -> str:
-    name = "" if label is None else str(label) if names is None else names[label]
+    name = "" if label is None else str(label) if names is None or label >= len(names) else names[label]
     return " ".join([*filter(None, [name]), *([] if score is None else [f"{score:.2f}"])])
 
 

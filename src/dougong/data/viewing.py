@@ -59,7 +59,9 @@ class Viewing:
         """Returns what `preprocessor_config.json` says."""
         height, width = self.size
         known = self.config.size is not None
-        more = {"views": self.config.views, "scales": self.config.scales}
+        own: dict[str, Any] = {"views": self.config.views, "scales": self.config.scales}
+        if known and self.config.resize is None and self.config.scales is None:
+            own["fit"] = "cover"  # which is a shorter side of theirs where height and width are the same
         return {
             **_scaling(self.config),
             "image_processor_type": "BitImageProcessor",  # resize the shorter side, cut the middle, normalise
@@ -67,7 +69,7 @@ class Viewing:
             "size": {"shortest_edge": self.config.resize or max(height, width)},
             "do_center_crop": known,
             "crop_size": {"height": height, "width": width},
-            **({"dougong": more} if more != {"views": "center", "scales": None} else {}),
+            **({"dougong": own} if own != {"views": "center", "scales": None} else {}),
         }
 
     def _resized(self, pixels: Pixels, side: int | None) -> Part:

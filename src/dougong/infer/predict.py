@@ -6,7 +6,7 @@ Does not know recipes, runs or where pictures come from.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from dougong.core.config import Config, find_part, validate
 from dougong.core.contracts import Answering
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import FileError, UsageError
-from dougong.data.intake import Intake, Source, Taken
+from dougong.data.intake import Intake, Source, Taken, said_by_timm
 from dougong.nn.normed import fold
 
 TASK_FILE = "task.json"
@@ -46,6 +46,11 @@ class Predictor:
     def labels(self) -> Sequence[str] | None:
         """The names of the classes, if they are known."""
         return self.task.labels
+
+    @property
+    def finds_objects(self) -> bool:
+        """Whether the answers are objects with boxes, rather than a class."""
+        return self.task.pipeline_tag == "object-detection"
 
     @property
     def config(self) -> Config:
@@ -102,10 +107,15 @@ def load_predictor(folder: str | Path, precision: str = "auto", device: str = "a
     dtype = choose_precision(precision, place).dtype
     model: Any = load_model(folder, place)
     task = _task(folder, model.config)
-    said = folder / _PREPROCESSOR
-    intake = Intake(files.read_settings(said) if said.exists() else {}, task.shape)
+    intake = Intake(_said(folder), task.shape)
     fold(model)
     return Predictor(model, task, intake, dtype)
+
+
+def _said(folder: Path) -> Mapping[str, Any]:
+    """Returns how pictures are made ready: what the folder says, in words of transformers."""
+    path = folder / _PREPROCESSOR
+    return files.read_settings(path) if path.exists() else said_by_timm(files.read_settings(folder / "config.json"))
 
 
 def is_pictures(folder: str | Path) -> bool:
@@ -157,11 +167,16 @@ class _Named:
 
 def _labels(folder: Path) -> list[str] | None:
     """Returns the names of the classes: ours, or those of transformers."""
-    if (folder / LABELS_FILE).exists():
-        found = files.read_json(folder / LABELS_FILE)
+    path = folder / LABELS_FILE
+    found: Any = None
+    if path.exists():
+        found = files.read_json(path)
     else:
-        names = files.read_settings(folder / "config.json").get("id2label")
-        found = [names[key] for key in sorted(names, key=int)] if isinstance(names, dict) else None
+        path = folder / "config.json"
+        names = files.read_settings(path).get("id2label")
+        if isinstance(names, dict):
+            numbered = all(str(key).isdecimal() for key in names)
+            found = [names[key] for key in sorted(names, key=int)] if numbered else names
     if found is not None and not (isinstance(found, list) and all(isinstance(name, str) for name in found)):
-        raise FileError(f"{folder / LABELS_FILE} must be a list of names, but is not. Take the run's original file.")
+        raise FileError(f"{path} must give the names of the classes, but does not. Take the original file.")
     return found

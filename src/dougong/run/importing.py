@@ -20,8 +20,8 @@ from dougong.checkpoint.unpickle import CAUGHT
 from dougong.checkpoint.weights import SEALED, SHARD_BYTES, load_model, recognise, save_model
 from dougong.core import files, isolation
 from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
-from dougong.data.images import ClassifiedConfig
-from dougong.data.viewing import Viewing
+from dougong.data.images import AnnotatedConfig, ClassifiedConfig
+from dougong.data.viewing import Viewing, letterboxed
 
 _WEIGHTS, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -248,11 +248,13 @@ def _recognised(folder: Path) -> None:
         return
     for path in folder.glob("model*.safetensors*"):
         path.unlink()
-    side = model.config.image_shape[1]
-    seen = ClassifiedConfig(size=side, resize=round(side / _SHARE)) if hasattr(model, "head") else None
-    prepared = {} if seen is None else {"preprocessor_config.json": Viewing(seen, (side, side)).preprocessor()}
+    height, width = model.config.image_shape[1:]
+    if model.config.answers_as == "object_detection":
+        said = letterboxed(AnnotatedConfig(size=[height, width]))
+    else:
+        said = Viewing(ClassifiedConfig(size=height, resize=round(height / _SHARE)), (height, width)).preprocessor()
     whole = folder / "recognised"
-    save_model(model, whole, {name: json.dumps(values, indent=2).encode() for name, values in prepared.items()})
+    save_model(model, whole, {"preprocessor_config.json": json.dumps(said, indent=2).encode()})
     for path in list(whole.iterdir()):
         path.rename(folder / path.name)
     whole.rmdir()

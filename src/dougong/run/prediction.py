@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import glob
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,11 +51,11 @@ class Wish:
         batch_size: Pictures that go through the model at once.
         min_score: Objects of a lower score are left out, from 0 to 1.
         to: Where pictures with objects drawn in go; None: nowhere.
-        max_bad_samples: How many pictures may be broken or missing before it stops.
+        max_bad_samples: How many pictures may be broken before it stops.
     """
 
     batch_size: int = 16
-    min_score: float = 0.5
+    min_score: float | int = 0.5
     to: Path | None = None
     max_bad_samples: int = 0
 
@@ -84,11 +84,31 @@ def predict(
         FileError: More pictures are broken than are put up with.
     """
     predictor = open_predictor(source, run, precision, device)
+    require_effect(predictor, {name: options.get(name) for name in ("min_score", "to")})
     several = [pictures] if not isinstance(pictures, list | tuple) else pictures
+    if options.get("to") is not None:
+        options["to"] = Path(options["to"])
     tally = Tally(options.get("max_bad_samples", 0))
-    return [
+    found = [
         {"picture": each.picture, **each.answer} for each in predictions(predictor, several, Wish(**options), tally)
     ]
+    tell_bad(tally)
+    return found
+
+
+def require_effect(predictor: Predictor, given: Mapping[str, object]) -> None:
+    """Refuses what only a detector takes notice of, if the model is none.
+
+    Args:
+        predictor: The model.
+        given: Values by the names of such options; None is not given.
+
+    Raises:
+        UsageError: The first of them.
+    """
+    name = next((name for name, value in given.items() if value is not None), None)
+    if name is not None and not predictor.finds_objects:
+        raise UsageError(f"{name} has no effect, as this model tells classes and finds no objects. Leave it out.")
 
 
 def open_predictor(
@@ -188,7 +208,8 @@ def _free(stem: str, taken: set[str]) -> str:
 
 
 def _draw(found: Taken, objects: Sequence[dict[str, Any]], names: Sequence[str] | None, path: Path) -> None:
-    numbers = [names.index(each["label"]) if names else int(each["label"]) for each in objects]
+    # A class beyond the names is told by its number.
+    numbers = [names.index(name) if names and name in names else int(name) for name in (e["label"] for e in objects)]
     boxes = np.array([each["box"] for each in objects], dtype=np.float32).reshape(-1, 4)
     picture = annotated_picture(found.pixels, boxes, numbers, [each["score"] for each in objects], names)
     content = io.BytesIO()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
@@ -172,6 +173,26 @@ class StepConfig(Config):
     """The span, in steps."""
 
 
+class MilestonesConfig(Config):
+    """The learning rate is multiplied by a factor at each of some steps."""
+
+    name: Literal["milestones"] = "milestones"
+    """The schedule."""
+    warmup_steps: NonNegativeInt = 0
+    """Steps over which the learning rate rises linearly from near 0."""
+    at: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
+    """The steps, ascending; those of the warm-up are counted."""
+    rate: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.1
+    """What is left of the learning rate after each."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields steps that do not ascend, or lie in the warm-up."""
+        if any(after <= before for before, after in pairwise(self.at)):
+            yield Fault("at", f"must ascend, but is {list(self.at)}.")
+        if self.at[0] <= self.warmup_steps:
+            yield Fault("at", f"must begin after the warm-up of {self.warmup_steps} steps, but with {self.at[0]}.")
+
+
 class InverseSqrtConfig(Config):
     """The learning rate falls as one over the root of the step (Vaswani et al. 2017, equation 3)."""
 
@@ -218,6 +239,7 @@ ScheduleConfig = Annotated[
     | CosineConfig
     | ExponentialConfig
     | StepConfig
+    | MilestonesConfig
     | InverseSqrtConfig
     | PlateauConfig
     | WsdConfig,

@@ -7,6 +7,8 @@ are over t, the share in [0, 1] of the steps after warm-up that is done, or over
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
+from collections.abc import Sequence
 from typing import Any
 
 from dougong.train.config import PlateauConfig, ScheduleConfig
@@ -46,6 +48,11 @@ def stairs(n: int, rate: float, every: int) -> float:
     return rate ** (n // every)
 
 
+def milestones(step: int, at: Sequence[int], rate: float) -> float:
+    """Returns rate^(how many of the milestones are reached) (Lin et al. 2017b, section 4.1)."""
+    return rate ** bisect_right(at, step)
+
+
 def inverse_sqrt(step: int, warmup_steps: int) -> float:
     """Returns sqrt((w + 1) / (step + 1)) (Vaswani et al. 2017, equation 3, scaled to 1 at the end of warm-up)."""
     return math.sqrt((warmup_steps + 1) / (step + 1))
@@ -73,6 +80,8 @@ def factor(config: ScheduleConfig, step: int, steps: int) -> float:
             return exponential(n, config.rate, config.every)
         case "step":
             return stairs(n, config.rate, config.every)
+        case "milestones":
+            return milestones(step, config.at, config.rate)
         case "inverse_sqrt":
             return inverse_sqrt(step, config.warmup_steps)
         case "wsd":

@@ -131,6 +131,10 @@ class RetinaNet(nn.Module):
         self.pyramid.fill(seed, "pyramid.")
         self.classes.fill(seed, "classes.", -math.log((1 - self.config.prior) / self.config.prior))
         self.boxes.fill(seed, "boxes.")
+        self.fill_constants()
+
+    def fill_constants(self) -> None:
+        """Fills what nothing learns and the config alone decides: the shapes of the anchors."""
         self.shapes.copy_(torch.tensor(self._anchors, device="cpu"))
 
     def forward(
