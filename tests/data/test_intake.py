@@ -21,8 +21,7 @@ from tests.data.pictures import encoded, folder, gradient, voc_folder
 PHOTO = gradient(70, 95)
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 ROUNDING = 2 / (255 * 0.224)
-"""Two shades of grey after the smallest of ImageNet's divisions. Theirs are resized as torch has it, ours as Pillow: both
-round to whole shades, each after a sum of its own."""
+"""Two shades of grey after the smallest of ImageNet's divisions: each side rounds to whole shades once or twice."""
 
 
 def prepared(name: str, cache: Path, **values: Any) -> Any:

@@ -101,3 +101,17 @@ def test_what_went_wrong_is_counted(tmp_path: Path) -> None:
             file.write(json.dumps({"event": event, "step": 9}) + "\n")
         file.write('{"step": 31, "loss": null, "skipped": true, "reason": "step 31"}\n')
     assert "1 steps skipped, rewinds: 1, loss spikes: 2" in Page(write_page(tmp_path).read_text()).words
+
+
+def test_pictures_and_classes_are_in_the_page_itself(tmp_path: Path) -> None:
+    folder = run_folder(tmp_path)
+    assert "Classes" not in Page(write_page(folder).read_text()).words
+    (folder / "samples" / "validation.png").write_bytes(b"\x89PNG pixels")
+    rows = {"a & <b>": {"examples": 3, "precision": 0.5}}
+    confusions = [{"is": "a & <b>", "taken for": "c", "examples": 2}]
+    (folder / "evaluation.json").write_text(json.dumps({"metrics": {}, "classes": rows, "confusions": confusions}))
+    page = Page(write_page(folder).read_text())
+    assert [address for address in page.addresses if address.startswith("data:image/png;base64,iVBORyBwaXhlbHM=")]
+    assert "a & <b>" in page.words
+    assert "taken for" in page.words
+    assert "def <40>:" in page.words, "texts are still shown"

@@ -98,7 +98,7 @@ class Intake:
             values |= {"resize": self._shorter}
         if own.get("views", "center") != "center":
             values |= {"views": own["views"]}
-        return validate(ClassifiedConfig, values, (_FILE,))
+        return validate(ClassifiedConfig, values)
 
     @property
     def _squashes(self) -> bool:

@@ -135,13 +135,14 @@ def _task(folder: Path, config: Any) -> Any:
     """
     path = folder / TASK_FILE
     values = files.read_settings(path) if path.exists() else {"name": getattr(config, "answers_as", None)}
-    if values["name"] is None:
+    if values.get("name") is None and not path.exists():
         raise UsageError(
             f"{folder} must hold a model that answers about pictures, but says no task and is of the family "
             f"{config.name}. Name the folder of a run, or use dougong generate."
         )
     with _explained(path):
-        task = validate(find_part("tasks", values["name"]).PART, values).build(config, _Named(_labels(folder)))
+        said: Any = validate(find_part("tasks", values["name"]).PART, values)
+    task = said.build(config, _Named(_labels(folder)))
     if not isinstance(task, Answering) or not hasattr(task, "shape"):
         raise UsageError(
             f"{folder} must hold a model that answers about pictures, but its task is {values['name']}. "
@@ -154,8 +155,11 @@ def _task(folder: Path, config: Any) -> Any:
 def _explained(path: Path) -> Iterator[None]:
     try:
         yield
-    except (LookupError, TypeError, ValueError) as error:
-        raise FileError(f"{path} must say a task and its options, but does not: {error}.") from error
+    except (UsageError, LookupError, TypeError, ValueError) as error:
+        reason = f"{error} is absent" if isinstance(error, KeyError) else str(error).splitlines()[0].rstrip(".")
+        raise FileError(
+            f"{path} must say a task and its options, but does not: {reason}. Take the original file."
+        ) from error
 
 
 class _Named:

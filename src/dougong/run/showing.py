@@ -1,17 +1,23 @@
 """The verb `data`: what a recipe's data holds, and its first training examples as the model sees them.
 
-Knows prepared data and the order of training; what a picture or a text looks like, the floors below know.
+Also the pictures that a run leaves: what it learned from, and what it answers. Knows prepared data and the order of
+training; what a picture or a text looks like, the floors below know.
 """
 
 from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from torch import nn
+
 from dougong.core import files
+from dougong.core.contracts import Answering
 from dougong.core.errors import UsageError
 from dougong.data.examples import AnnotatedImage, LabelledImage, LabelledText, TokenRow
 from dougong.data.sheet import Tile, contact_sheet, unnormalised
@@ -19,6 +25,7 @@ from dougong.recipe import load
 from dougong.recipe.sources import Source
 from dougong.run.parts import Parts, prepare
 
+LEFT, SURE = 16, 0.5
 _LONGEST = 300
 
 
@@ -70,12 +77,49 @@ def show(
         raise UsageError(f"examples of {parts.data.source} must be pictures or text to be shown, but are others.")
     if to is None:
         raise UsageError("a file must be named for the pictures. Name it with --to FILE.png.")
-    content = io.BytesIO()
-    contact_sheet([_tile(parts, example) for example in examples], getattr(parts.data, "labels", None)).save(
-        content, "PNG"
-    )
-    files.write_whole(Path(to), content.getvalue())
+    files.write_whole(Path(to), _sheet(parts, [_tile(parts, example) for example in examples]))
     return Shown(facts, sheet=Path(to))
+
+
+def learned_from(parts: Parts) -> bytes | None:
+    """Returns the first training examples as one picture, or None where they are no pictures."""
+    examples = _examples(parts, 1, False)
+    if not isinstance(examples[0], LabelledImage | AnnotatedImage):
+        return None
+    return _sheet(parts, [_tile(parts, example) for example in _examples(parts, LEFT, False)])
+
+
+def answered(parts: Parts, model: nn.Module) -> bytes | None:
+    """Returns what a model answers about the first validation pictures, or None where they are no pictures."""
+    task, examples = parts.task, _examples(parts, LEFT, True)
+    if not (examples and isinstance(examples[0], LabelledImage | AnnotatedImage) and isinstance(task, Answering)):
+        return None
+    batch = parts.task.collate(examples, range(len(examples))).to(next(model.parameters()).device)
+    training = model.training
+    with torch.inference_mode():
+        answers = task.answers(model.eval(), batch)
+    model.train(training)
+    return _sheet(parts, [_answered(parts, *pair) for pair in zip(examples, answers, strict=True)])
+
+
+def _answered(parts: Parts, example: LabelledImage | AnnotatedImage, answer: Mapping[str, Any]) -> Tile:
+    """Returns a picture with what the model says of it, and what is true."""
+    tile = _tile(parts, example)
+    if isinstance(example, LabelledImage):
+        right = "" if answer["label"] == tile.caption else f"\n(it is {tile.caption})"
+        return replace(tile, caption=f"{answer['label']} {answer['probability']:.0%}{right}")
+    sure = [each for each in answer["objects"] if each["score"] >= SURE]
+    boxes = np.array([each["box"] for each in sure], dtype=np.float32).reshape(-1, 4)
+    boxes = boxes * np.array(example.scale[::-1] * 2, dtype=np.float32)
+    names = list(parts.data.labels)
+    labels, scores = [names.index(each["label"]) for each in sure], [each["score"] for each in sure]
+    return Tile(tile.pixels, f"{len(sure)} found, {tile.caption} there", boxes, labels, scores)
+
+
+def _sheet(parts: Parts, tiles: Sequence[Tile]) -> bytes:
+    content = io.BytesIO()
+    contact_sheet(tiles, getattr(parts.data, "labels", None)).save(content, "PNG")
+    return content.getvalue()
 
 
 def _examples(parts: Parts, count: int, validation: bool) -> list[Any]:

@@ -32,6 +32,7 @@ from dougong.run.measuring import compare, predicted_step
 from dougong.run.memory import MemoryWatch, require_memory
 from dougong.run.parts import Parts, prepare
 from dougong.run.sampler import Sampler
+from dougong.run.showing import answered, learned_from
 from dougong.train.loop import Job, Outcome, fit
 from dougong.train.page import write_page
 from dougong.train.resume import Resume, permitted, resume_of
@@ -217,6 +218,7 @@ def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, watch:
     files.write_whole(folder / RUN_RECIPE, to_yaml(values))
     for name in ("samples", "tensorboard", "checkpoints"):
         (folder / name).mkdir(exist_ok=True)
+    _leave_sheet(folder / "samples" / "training.png", learned_from(parts))
     facts = {"data": parts.data.source, "licence of the data": parts.data.licence}
     facts |= {f"{name} -9, bits per byte": f"{bits:.4f}" for name, bits in compressed_bits_per_byte(parts.data).items()}
     dtype = choose_precision(train.precision, device).dtype
@@ -276,6 +278,7 @@ def _plan(parts: Parts, counted: Mapping[str, Any]) -> dict[str, Any]:
 def _leave_model(parts: Parts, model: nn.Module, folder: Path, outcome: Outcome) -> dict[str, float]:
     """Evaluates the final weights on the whole validation text, and writes the model folder with its card."""
     metrics, details = full_evaluation(parts, model)
+    _leave_sheet(folder / "samples" / "validation.png", answered(parts, model))
     if details:
         files.write_json(folder / "evaluation.json", {"metrics": metrics, **details})
     # The compressors' figures do not change while training: they stand among the facts of the run's start.
@@ -292,6 +295,11 @@ def _leave_model(parts: Parts, model: nn.Module, folder: Path, outcome: Outcome)
     labels = json.loads(assets[LABELS_FILE]) if LABELS_FILE in assets else None
     save_model(model, folder / "model", assets, eos_id=eos_id, labels=labels)
     return metrics
+
+
+def _leave_sheet(path: Path, content: bytes | None) -> None:
+    if content is not None:
+        files.write_whole(path, content)
 
 
 def _assets(data: Any) -> dict[str, bytes]:

@@ -1,11 +1,13 @@
 """`report.html`: one page that shows a run, complete in itself, readable light and dark, with no network.
 
-Made from the run folder alone: `run.jsonl`, `recipe.yaml`, `plan.json`, `samples/`. Curves are SVG in the page, drawn
-by matplotlib. Knows the folder's files; knows nothing of the process that wrote them.
+Made from the run folder alone: `run.jsonl`, `recipe.yaml`, `plan.json`, `evaluation.json`, `samples/`. Curves are SVG
+in the page, drawn by matplotlib; pictures are in it as they are. Knows the folder's files; knows nothing of the process
+that wrote them.
 """
 
 from __future__ import annotations
 
+import base64
 import html
 import io
 import json
@@ -19,7 +21,7 @@ from dougong.train.report import duration, read_run
 
 Curve = tuple[str, Sequence[float], Sequence[float]]
 POINTS = 1200
-SAMPLES = 3
+SAMPLES, CONFUSIONS = 3, 20
 # Placeholders that matplotlib takes for colours; the page's style sheet gives them their light and dark values.
 _INK, _COLOURS = "#010203", ("#010204", "#010205")
 
@@ -37,6 +39,7 @@ figure { margin: 0; border: 1px solid var(--line); border-radius: .5rem; padding
 figure svg { width: 100%; height: auto; display: block; }
 table { border-collapse: collapse; } td, th { padding: .2rem 1rem .2rem 0; text-align: left; vertical-align: top;
   border-bottom: 1px solid var(--line); } td.number { font-variant-numeric: tabular-nums; }
+img { max-width: 100%; height: auto; border-radius: .5rem; }
 pre { background: var(--shade); padding: .75rem; border-radius: .5rem; overflow-x: auto; white-space: pre-wrap; }
 """
 
@@ -55,6 +58,7 @@ def write_page(folder: Path) -> Path:
     sections = [
         _summary(steps, events, start),
         _section("Curves", _curves(steps, events)),
+        _section("Classes", _classes(folder / "evaluation.json")),
         _section("Samples", _samples(folder / "samples")),
         _section(
             "Plan against measured",
@@ -160,8 +164,34 @@ def _samples(folder: Path) -> str:
     """Returns the newest samples, each as it was written."""
     if not folder.is_dir():
         return ""
-    newest = sorted(path for path in folder.iterdir() if path.is_file())[-SAMPLES:]
-    return "".join(f"<h3>{html.escape(path.name)}</h3>\n{_verbatim(path)}" for path in reversed(newest))
+    every = sorted(path for path in folder.iterdir() if path.is_file())
+    pictures = [path for path in every if path.suffix == ".png"]
+    newest = [path for path in every if path.suffix != ".png"][-SAMPLES:]
+    shown = [f"<h3>{html.escape(path.stem)}</h3>\n{_picture(path)}" for path in pictures]
+    return "".join([*shown, *(f"<h3>{html.escape(path.name)}</h3>\n{_verbatim(path)}" for path in reversed(newest))])
+
+
+def _picture(path: Path) -> str:
+    inside = base64.b64encode(files.read_bytes(path)).decode()
+    return f'<img alt="{html.escape(path.stem)}" src="data:image/png;base64,{inside}">\n'
+
+
+def _classes(path: Path) -> str:
+    """Returns the figures of each class, and the most frequent confusions, as far as the task tells such."""
+    if not path.is_file():
+        return ""
+    said = files.read_json(path)
+    classes = [{"class": name, **row} for name, row in said.get("classes", {}).items()]
+    return _rows(classes) + _rows(said.get("confusions", [])[:CONFUSIONS])
+
+
+def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Returns rows of the same keys as a table."""
+    if not rows:
+        return ""
+    heads = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
+    cells = ("".join(f'<td class="number">{_shown(value)}</td>' for value in row.values()) for row in rows)
+    return f"<table>\n<tr>{heads}</tr>\n" + "".join(f"<tr>{row}</tr>\n" for row in cells) + "</table>\n"
 
 
 def _plan(path: Path, measured: Mapping[str, Any]) -> str:

@@ -1,7 +1,7 @@
 """RetinaNets under torchvision's names: `backbone.body`, `backbone.fpn`, `head`; its files say names and shapes.
 
-Their norms in the trunk are frozen ones. (torchvision sets their eps to 0 for its own first COCO weights alone, of which
-a file says nothing; ours is 1e-5.)
+Their norms in the trunk are frozen ones. (torchvision sets their eps to 0 for its own first COCO weights alone, of
+which a file says nothing; ours is 1e-5.)
 """
 
 from __future__ import annotations
