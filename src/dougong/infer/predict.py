@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dougong.checkpoint.weights import load_model
+from dougong.checkpoint.weights import load_model, read_config
 from dougong.core import files
 from dougong.core.config import Config, find_part, validate
 from dougong.core.contracts import Answering
@@ -120,11 +120,7 @@ def _said(folder: Path) -> Mapping[str, Any]:
 
 def is_pictures(folder: str | Path) -> bool:
     """Tells whether the model of a folder answers about pictures."""
-    folder = Path(folder)
-    if (folder / _PREPROCESSOR).exists():
-        return True
-    said = files.read_settings(folder / TASK_FILE) if (folder / TASK_FILE).exists() else {}
-    return said.get("name") in ("image_classification", "object_detection")
+    return (Path(folder) / _PREPROCESSOR).exists() or hasattr(read_config(folder), "answers_as")
 
 
 def _task(folder: Path, config: Any) -> Any:
@@ -134,7 +130,8 @@ def _task(folder: Path, config: Any) -> Any:
         UsageError: Neither says one, or it gives no answers about pictures.
     """
     path = folder / TASK_FILE
-    values = files.read_settings(path) if path.exists() else {"name": getattr(config, "answers_as", None)}
+    values: dict[str, Any] = dict(files.read_settings(path)) if path.exists() else {}
+    values.setdefault("name", getattr(config, "answers_as", None))
     if values.get("name") is None and not path.exists():
         raise UsageError(
             f"{folder} must hold a model that answers about pictures, but says no task and is of the family "
