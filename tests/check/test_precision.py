@@ -38,5 +38,29 @@ def test_a_model_that_needs_more_bits_is_named(made: Callable[..., Subject]) -> 
     assert "train.precision=fp32" in result.detail
 
 
+class Amplified(nn.Module):
+    """Hands on what it is given, and some of what is lost of it when it is rounded once."""
+
+    def __init__(self, inner: nn.Module, factor: float):
+        super().__init__()
+        self.inner, self.factor = inner, factor
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        output = self.inner(hidden)
+        weight = self.inner.weight
+        return output * (1 + self.factor * (weight - weight.detach().bfloat16().float()).norm())
+
+
+def sensitive(subject: Subject, factor: float) -> Subject:
+    """A model whose gradient turns with the last bits of its weights, however it is computed."""
+
+    def model() -> nn.Module:
+        made = subject.model()
+        made.blocks[0].attention.output = Amplified(made.blocks[0].attention.output, factor)
+        return made
+
+    return replace(subject, model=model)
+
+
 def test_fp32_has_nothing_to_compare(subject: Subject) -> None:
     assert precision(subject).verdict == "skipped"

@@ -242,7 +242,7 @@ def test_a_language_model_and_one_of_pictures_send_to_each_other(
     monkeypatch.setenv("DOUGONG_CACHE", str(tmp_path / "cache"))
     with log.listening(lambda line: None):
         run = dougong.train(write_recipe(tmp_path, train={"steps": 1, "samples": {"prompts": []}}), run=tmp_path / "r")
-    with pytest.raises(UsageError, match=r"its task is language_modeling\. Use dougong evaluate or dougong generate"):
+    with pytest.raises(UsageError, match=r"of the family gpt\. Name the folder of a run, or use dougong generate"):
         dougong.predict(run, shots)
     with pytest.raises(UsageError, match=r"its model answers about pictures\. Use dougong predict\."):
         dougong.generate(model, "a")

@@ -40,7 +40,7 @@ def test_evaluation_recomputes_nothing() -> None:
 def test_compiling_chooses_the_form_of_the_activation_and_gives_the_other_back(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(nn.Module, "compile", lambda self: None)  # the compiler itself is tested below
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: None)  # the compiler itself is tested below
     model = Small()
     model.blocks.append(FeedForward(4, 8, "gelu_tanh", bias=True))
     with prepared_blocks(model, True, False):
@@ -96,6 +96,36 @@ assert models[1].blocks[0]._compiled_call_impl is None
 """
 
 
+MANY_FORMS = """
+import sys
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+from dougong.models.resnet import VARIANTS, ResNetConfig
+from dougong.train import blocks
+blocks.FORMS_OF_A_BLOCK = float(sys.argv[1])
+real = nn.Module.compile
+nn.Module.compile = lambda self, **options: real(self, backend="eager", **options)
+sizes = {"widths": (4, 8, 12, 16), "num_classes": 3, "image_shape": (3, 32, 32)}
+model = ResNetConfig(**{**VARIANTS["resnet50"], **sizes}).build()
+model.init_weights(0)
+with blocks.prepared_blocks(model.train(), True, False):
+    for number in (2, 3, 4):
+        model(torch.ones(number, 3, 32, 32)).sum().backward()
+print(counters["frames"]["total"] == counters["frames"]["ok"])
+"""
+
+
+@pytest.mark.parametrize(("forms", "all_compiled"), [(blocks.FORMS_OF_A_BLOCK, "True"), (0.5, "False")])
+def test_blocks_of_many_forms_and_batches_of_several_sizes_are_all_compiled(
+    forms: float | int, all_compiled: str
+) -> None:
+    """A ResNet's 16 blocks have eight forms; as torch has it, eight for all of them, the next batch size has none."""
+    words = [sys.executable, "-c", MANY_FORMS, str(forms)]
+    done = subprocess.run(words, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == all_compiled, done.stderr
+
+
 @pytest.mark.slow
 def test_compiled_blocks_train_to_the_same_weights(tmp_path: Path) -> None:
     if shutil.which("g++") is None:
@@ -109,7 +139,7 @@ def test_compiled_blocks_train_to_the_same_weights(tmp_path: Path) -> None:
 
 def test_compile_is_put_on_each_block_and_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda self: compiled.append(self))
+    monkeypatch.setattr(nn.Module, "compile", lambda self, **options: compiled.append(self))
     model = Small()
     with prepared_blocks(model, True, False):
         assert compiled == list(model.blocks)

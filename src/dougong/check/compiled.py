@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import torch
-
 from dougong.check.result import Claim, Result
-from dougong.check.subject import Subject, compared, stepped
+from dougong.check.subject import EXACT, Subject, compared, stepped
 from dougong.core.errors import UsageError
 from dougong.train.blocks import choose_compile, prepared_blocks
 
 CLAIM = Claim("compiled", "compiled blocks give the loss and gradient of the blocks as written")
-BOUND = 1e-4  # of a gradient's norm, in fp32: fused kernels round elsewhere, and a wrong kernel is off by far more
 
 
 def compiled(subject: Subject) -> Result:
-    """Compares the real step with and without torch.compile, in fp32; skipped where nothing will be compiled."""
+    """Compares the real step with and without torch.compile, in fp64; skipped where nothing will be compiled.
+
+    In fp32 both round, each elsewhere, and what a rounding decides (which side of a ReLU, which of a maximum) may move
+    a gradient by a hundredth: a wrong kernel would hide in that.
+    """
     if subject.config.compile is False:
         return CLAIM.skipped("train.compile is false.")
-    model = subject.model().to(subject.device).train()
+    model = subject.model().double().to(subject.device).train()
     try:
         choose_compile(subject.config.replace(compile=True), model, None)
     except UsageError as error:
@@ -27,13 +28,13 @@ def compiled(subject: Subject) -> Result:
     if not len(getattr(model, "blocks", ())):
         return CLAIM.skipped("the model has no repeated blocks.")
     batch = subject.rows(2, subject.limits.exact / 2)
-    plain = stepped(subject, model, batch, torch.float32)
+    plain = stepped(subject, model, batch)
     with prepared_blocks(model, True, subject.config.recompute):
-        fast = stepped(subject, model, batch, torch.float32)
+        fast = stepped(subject, model, batch)
     difference, worst = compared(fast, plain)
     return CLAIM.judged(
         difference,
-        BOUND,
-        f"{worst} differs most between compiled and eager (loss {plain.loss:.7g} eager, {fast.loss:.7g} compiled). "
+        EXACT,
+        f"{worst} differs most between compiled and eager (loss {plain.loss:.10g} eager, {fast.loss:.10g} compiled). "
         "Train with --set train.compile=false until the block or the compiler is mended.",
     )

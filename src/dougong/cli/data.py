@@ -20,8 +20,9 @@ def data(
         typer.Option("--to", metavar="FILE", help="The file for the pictures; absent: examples.png here."),
     ] = None,
     count: Annotated[
-        int, typer.Option("--count", metavar="INTEGER", parser=integer, help="How many examples to show.")
-    ] = 24,
+        Optional[int],  # noqa: UP045
+        typer.Option("--count", metavar="INTEGER", parser=integer, help="How many examples to show; absent: 24."),
+    ] = None,
     validation: Annotated[bool, typer.Option("--validation", help="Show those that are kept apart instead.")] = False,
     overrides: Overrides = None,
     json: Json = False,
@@ -35,8 +36,11 @@ def data(
     from dougong.core.errors import UsageError
     from dougong.recipe import load
 
-    if not show and (to is not None or validation):
-        raise UsageError("--to and --validation have no effect without --show. Add it.")
+    if not show and (to is not None or count is not None or validation):
+        raise UsageError("--to, --count and --validation have no effect without --show. Add it.")
+    count = 24 if count is None else count
+    if count < 1:
+        raise UsageError(f"--count must be at least 1, but is {count}.")
     load(source, overrides or ())  # what is wrong in it is told before numpy and torch are imported
     from dougong.run.showing import show as show_data
 

@@ -7,16 +7,16 @@ from typing import Annotated, Optional
 import typer
 
 
-def integer(text: str) -> int:
-    """Reads an integer."""
+def integer(text: str | int) -> int:
+    """Reads an integer, or takes it where it is an option's default."""
     try:
         return int(text)
     except ValueError:
         raise typer.BadParameter(f"must be an integer, but is {text!r}.") from None
 
 
-def number(text: str) -> float:
-    """Reads a number."""
+def number(text: str | float) -> float:
+    """Reads a number, or takes it where it is an option's default."""
     try:
         return float(text)
     except ValueError:

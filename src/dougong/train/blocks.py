@@ -23,6 +23,7 @@ from dougong.train.config import TrainConfig
 
 WORTH_SECONDS = 300.0
 WORTH_STEPS = 2000
+FORMS_OF_A_BLOCK = 8  # training, evaluation, batches of other sizes: what has more runs uncompiled
 
 
 @contextlib.contextmanager
@@ -41,7 +42,7 @@ def prepared_blocks(model: nn.Module, compiled: bool, recompute: bool) -> Iterat
             block.forward = _recomputing(block.forward)
         if compiled:
             _write_for_compiler(block)
-            block.compile()
+            block.compile(recompile_limit=FORMS_OF_A_BLOCK * len(blocks))  # which they share, as they share their code
     try:
         yield
     finally:
