@@ -1,8 +1,8 @@
 """The recipes of pictures, trained from random weights on real data: `python -m benchmarks.recognition`.
 
 Each is trained once for every seed and judged on the pictures that it keeps apart; the exit status is 1 where a demand
-is not met. Needs `pip install '.[sklearn,detection]'`. The data lie outside of the project (see DATA); of a recipe whose
-data are not there nothing is told.
+is not met. Needs `pip install ".[sklearn,detection]"`. The data lie outside of the project (see DATA): of a recipe
+whose data is not there nothing is told.
 """
 
 from __future__ import annotations

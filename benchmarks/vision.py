@@ -61,7 +61,7 @@ def compiled(options: argparse.Namespace) -> dict[str, Any]:
             pictures.trainer_training,
             batch,
             True,
-            {"bf16": True, "torch_compile": True},
+            {"use_cpu": True, "bf16": True, "torch_compile": True},
         ),
     }
     return judged("compiled", raced(bodies, batch, options, 1))

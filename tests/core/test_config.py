@@ -220,6 +220,29 @@ def test_another_package_adds_a_part_by_an_entry_point(monkeypatch: pytest.Monke
     assert "cathedral" not in part_names("tasks")
 
 
+@pytest.mark.parametrize(
+    ("names", "told"),
+    [
+        (["gpt"], r"'gpt' must be one model, but dougong, dougong each have one. Uninstall all but one"),
+        (["cathedral", "cathedral"], r"'cathedral' must be one model, but dougong, dougong each have one"),
+    ],
+)
+def test_a_name_that_two_packages_take_is_refused(names: list[str], told: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [importlib.metadata.EntryPoint(name, "dougong.models.gpt", "dougong.models") for name in names]
+    monkeypatch.setattr(config, "_added", lambda kind: entries if kind == "models" else [])
+    with pytest.raises(UsageError, match=told):
+        find_part("models", names[0])
+    assert find_part("models", "stack").PART.__name__ == "StackConfig"
+
+
+def test_a_package_that_cannot_be_imported_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = importlib.metadata.EntryPoint("cathedral", "towers.cathedral", "dougong.models")
+    monkeypatch.setattr(config, "_added", lambda kind: [entry] if kind == "models" else [])
+    told = "the model 'cathedral' must be what towers brings, but towers.cathedral cannot be imported "
+    with pytest.raises(UsageError, match=told + r"\(ModuleNotFoundError: .*Mend or uninstall that package"):
+        find_part("models", "cathedral")
+
+
 class Beam(Form):
     word: ClassVar[str] = "beam"
     main: ClassVar[str | None] = "length"

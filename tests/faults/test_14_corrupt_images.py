@@ -189,5 +189,5 @@ def test_without_the_look_at_all_a_bad_picture_strikes_in_the_middle_of_a_run(
 
     monkeypatch.setattr(inspection, "_look", trusted)
     assert trained(tmp_path, {"name": "image_folder", "path": str(corpus(tmp_path / "pictures", BAD))}, steps=20) == 3
-    assert (tmp_path / "run" / "run.jsonl").exists()
+    assert (tmp_path / "run" / "recipe.yaml").exists(), "the run had begun"
     assert "error[E-FILE]" in capsys.readouterr().err

@@ -176,7 +176,7 @@ def test_folders_of_pictures_and_of_text_are_told_apart(tmp_path: Path) -> None:
         load_predictor(tmp_path / "text")
 
 
-@pytest.mark.parametrize("task", [{}, {"name": "painting"}, {"name": "image_classification", "colour": 1}])
+@pytest.mark.parametrize("task", [{"name": 3}, {"name": "painting"}, {"name": "image_classification", "colour": 1}])
 def test_a_task_that_is_none_is_refused(task: dict[str, Any], tmp_path: Path) -> None:
     with pytest.raises(FileError, match=r"m/task\.json must say a task and its options, but does not: "):
         load_predictor(classifier(tmp_path / "m", task=task))

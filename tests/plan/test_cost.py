@@ -10,7 +10,8 @@ import torch
 from dougong.core.config import Config, find_part, validate
 from dougong.core.contracts import Batch, Loss
 from dougong.plan.cost import Cost, cost_of, split_dims, state_bytes
-from dougong.plan.count import build_on_meta, optimizer_bytes
+from dougong.plan.count import Count, build_on_meta, count, known_model, optimizer_bytes, task_of
+from dougong.recipe import load
 from dougong.train.config import AdamWConfig, TrainConfig
 
 GPT = find_part("models", "gpt")
@@ -56,6 +57,39 @@ def test_folded_is_whole(model: dict[str, Any], kinds: int, monkeypatch: pytest.
         assert folded.total(name) == whole.total(name), name
     for name in ("saved_bytes", "moved_bytes"):  # masks, and what mixes a layer's noise, stand outside the blocks
         assert folded.total(name) == pytest.approx(whole.total(name), rel=0.02), name
+
+
+PICTURES = {"task": {"name": "image_classification"}, "data": {"name": "digits"}, "train": {"steps": 1}}
+SAME_WIDTHS = {"depths": [2, 2, 2], "widths": [8, 8, 8], "image_shape": [3, 32, 32], "num_classes": 4}
+
+
+def pictures(source: Any) -> tuple[Cost, Count]:
+    """What a recipe of pictures costs, by its parts, and counted as a whole."""
+    recipe = load(source)
+    model = known_model(recipe)
+    return cost_of(model, task_of(recipe, model), AdamWConfig()), count(recipe)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["digits-resnet", "bccd-retinanet", {**PICTURES, "model": {"name": "resnet", **SAME_WIDTHS}}],
+    ids=["digits-resnet", "bccd-retinanet", "the same blocks over pictures of several sizes"],
+)
+def test_blocks_that_are_no_list_of_the_models_own_are_counted_once(source: Any) -> None:
+    folded, whole = pictures(source)
+    assert folded.parameters == whole.parameters
+    assert folded.total("forward_flops") == whole.forward_flops
+    assert folded.total("backward_flops") == pytest.approx(whole.backward_flops, abs=2)  # an odd number is halved
+    assert len(folded.kinds) > 1
+
+
+def test_blocks_over_pictures_of_several_sizes_taken_for_alike_would_be_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The control."""
+    monkeypatch.setattr("dougong.plan.cost._Trace.given", lambda *_: ())
+    folded, whole = pictures({**PICTURES, "model": {"name": "resnet", **SAME_WIDTHS}})
+    assert folded.total("forward_flops") > 1.2 * whole.forward_flops
 
 
 def test_folding_blocks_that_differ_would_be_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from dougong.core.errors import UsageError
 from dougong.plan.diagram import diagram
 from dougong.plan.diagram.canvas import Text, width_of, wrapped
 from dougong.plan.diagram.elements import Box, Element, Frame, Join, Parallel, Series, Tangle
-from dougong.plan.diagram.labels import plainly, shape_words, short
+from dougong.plan.diagram.labels import plainly, shape_words, short, spanned
 from dougong.plan.diagram.layout import PAGE
 from dougong.plan.diagram.structure import structure
 from dougong.plan.diagram.trace import Tracer, Value, trace
@@ -25,6 +25,7 @@ from dougong.recipe import load
 from tests.plan.networks import Dense, Experts, Ladder, Mixer, ResNet50
 
 GPT = find_part("models", "gpt")
+RESNET, RETINANET = find_part("models", "resnet"), find_part("models", "retinanet")
 Network = tuple[Callable[[], nn.Module], Callable[[], dict[str, Tensor]]]
 
 
@@ -43,6 +44,7 @@ NETWORKS: dict[str, Network] = {
     "dense": (Dense, lambda: {"image": image(8)}),
     "ladder": (Ladder, lambda: {"image": image()}),
     "experts": (Experts, lambda: {"x": torch.zeros(2, 5, 8)}),
+    "retinanet": (RETINANET.PART(**RETINANET.SMALL["plain"]).build, lambda: {"images": torch.zeros(1, 3, 32, 48)}),
     "gpt3-175b": (load("gpt3-175b").model.build, lambda: tokens(1, 2048)),  # type: ignore[attr-defined]
 }
 
@@ -228,6 +230,63 @@ def test_residual_and_parallel_branches_are_those_of_the_run() -> None:
     assert not found(plain, Parallel)
     mixer = read(*on_meta(NETWORKS["mixer"]))
     assert [len(p.branches) for p in found(mixer, Parallel)] == [3, 2, 2]
+
+
+def forks(name: str) -> list[Element]:
+    """Where the row of a trunk of several stages, of a classifier or of a detector, is left or joined by something."""
+    part, shape = (RESNET, (3, 20, 24)) if name == "resnet" else (RETINANET, (3, 32, 48))
+    values = RESNET.SMALL["basic"] if name == "resnet" else RETINANET.SMALL["plain"]
+    model, inputs = on_meta((part.PART(**values).build, lambda: {"images": torch.zeros(1, *shape)}))
+    trunk = next(frame for frame in found(read(model, inputs), Frame) if frame.title == "Trunk")
+    return [item for item in trunk.body.items if isinstance(item, Parallel | Tangle)]
+
+
+def test_of_several_results_those_are_drawn_that_something_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trunk gives the maps of all its stages: a classifier reads the last alone, a detector several."""
+    assert not forks("resnet")
+    assert forks("retinanet")
+    monkeypatch.setattr(Value, "wanted", True)
+    assert forks("resnet")
+
+
+class Levels(nn.Module):
+    """One layer over maps of several sizes, whose results are put together."""
+
+    def __init__(self, count: int, other: bool = False):
+        super().__init__()
+        self.count = count
+        self.layer = nn.Linear(6, 4)
+        self.other = nn.Linear(6, 4) if other else self.layer
+
+    def forward(self, rows: Tensor) -> Tensor:
+        levels = [rows[:, : 8 - number] for number in range(self.count)]
+        parts = [(self.layer if number else self.other)(level).tanh() for number, level in enumerate(levels)]
+        return torch.cat(parts, dim=1)
+
+
+def test_branches_that_differ_in_shapes_alone_are_one_with_their_number() -> None:
+    """The control: of two there is nothing to fold."""
+    rows = {"rows": torch.zeros(1, 8, 6)}
+    (parallel,) = found(read(Levels(3), rows), Parallel)
+    assert parallel.times == (3,)
+    assert parallel.branches[0] is not None
+    assert parallel.branches[0].labels[-1] == "8 to 6 × 4"
+    (parallel,) = found(read(Levels(2), rows), Parallel)
+    assert parallel.times == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "one"),
+    [
+        (["channel 96 · height 32", "channel 96 · height 16", "channel 96 · height 8"], "channel 96 · height 32 to 8"),
+        (["8 × 4", "2 × 4"], "8 to 2 × 4"),
+        (["time 3", "time 3"], "time 3"),
+        (["time 3", "time 3 · channel 2"], "time 3"),
+        (["", ""], ""),
+    ],
+)
+def test_shapes_of_several_are_a_span(shapes: list[str], one: str) -> None:
+    assert spanned(shapes) == one
 
 
 def test_a_table_of_positions_begins_by_itself() -> None:

@@ -95,6 +95,21 @@ def test_channels_last_nothing_is_copied() -> None:
     assert predicted(forward) == pytest.approx(highest(allocations(call)), rel=0.1)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_channels_last_the_weight_is_turned_and_put_in_blocks(kernel: int, dtype: torch.dtype) -> None:
+    """Over few places and many channels the weight is what takes memory: as in the last stage of a ResNet."""
+
+    def call() -> Tensor:
+        given = torch.empty(16, 512, 8, 8, dtype=dtype).to(memory_format=torch.channels_last).requires_grad_()
+        weight = torch.empty(512, 512, kernel, kernel, dtype=dtype, requires_grad=True)
+        return F.conv2d(given, weight, padding=kernel // 2)
+
+    for work in (lambda ledger: call, backward(call)):
+        work(None)()
+        assert predicted(work) == pytest.approx(highest(allocations(work(None))), rel=0.1)
+
+
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
 @pytest.mark.parametrize(("time", "batch", "width", "hidden_dim"), [(48, 50, 128, 128), (64, 32, 100, 96)])
 def test_an_lstm_takes_what_is_booked(time: int, batch: int, width: int, hidden_dim: int) -> None:

@@ -10,13 +10,19 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 import dougong
+from dougong.checkpoint.convert import dialect_of
 from dougong.checkpoint.weights import load_model
+from dougong.cli import app
+from dougong.cli.failure import run_guarded
 from dougong.core import isolation
+from dougong.core.config import find_part, validate
+from dougong.core import log
 from dougong.core.errors import FileError, IsolationError, ResourceError, UsageError
 from dougong.run import importing
+from tests.data.pictures import encoded, gradient
 from tests.faults import hostile
 
 
@@ -206,3 +212,92 @@ def test_what_it_leaves_behind_is_looked_at(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(FileError, match="must become safetensors alone"):
         dougong.import_weights(tmp_path / "a.pt", tmp_path / "new")
     assert not (tmp_path / "new").exists()
+
+
+# Weights of torchvision, told by their names and shapes
+
+WEIGHTS: dict[str, tuple[str, dict[str, Any]]] = {
+    "resnet, basic": ("timm-resnet", {"name": "resnet", "depths": [1, 2], "widths": [8, 12]}),
+    "resnet, bottleneck": (
+        "timm-resnet",
+        {"name": "resnet", "block": "bottleneck", "depths": [2, 1], "widths": [4, 6], "stem_dim": 8},
+    ),
+    "vgg": (
+        "torchvision-vgg",
+        {"name": "vgg", "depths": [1, 2], "widths": [4, 6], "pooled": 3, "hidden_dim": 10},
+    ),
+    "vgg, normed": (
+        "torchvision-vgg",
+        {"name": "vgg", "depths": [2, 1], "widths": [4, 6], "norm": "batch", "pooled": 2, "hidden_dim": 12},
+    ),
+}
+
+
+def torchvision_file(kind: str, path: Path) -> nn.Module:
+    """Writes a file of torch.save as torchvision's are: their names alone; returns our model of the same values."""
+    model_type, values = WEIGHTS[kind]
+    config: Any = validate(find_part("models", values["name"]).PART, {**values, "num_classes": 5})
+    model = config.filled().build()
+    model.init_weights(0)
+    for tensor in model.state_dict().values():
+        if tensor.ndim == 1:
+            tensor.uniform_(0.5, 1.5)
+    tensors = model.state_dict()
+    layout = dialect_of({"model_type": model_type}).layout(model.config.model_dump(mode="json"), tensors)
+    state = OrderedDict((layout[name][0].name, tensor) for name, tensor in tensors.items())
+    counters = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
+    torch.save(state | {name + "num_batches_tracked": torch.tensor(3) for name in counters}, path)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind", WEIGHTS)
+def test_weights_of_torchvision_become_a_folder_that_answers(kind: str, tmp_path: Path) -> None:
+    wanted = torchvision_file(kind, tmp_path / "theirs.pth")
+    assert run_guarded(app, ["import", str(tmp_path / "theirs.pth"), "--to", str(tmp_path / "new")]) == 0
+    model = load_model(tmp_path / "new").eval()
+    images = torch.randn(2, 3, 40, 48)
+    assert torch.equal(model(images), wanted(images))
+    assert model.config.image_shape == (3, 224, 224)
+    (tmp_path / "photo.png").write_bytes(encoded(gradient(80, 60)))
+    [answer] = dougong.predict(tmp_path / "new", tmp_path / "photo.png")
+    assert answer["label"] in range(5)
+    said = json.loads((tmp_path / "new" / "preprocessor_config.json").read_text())
+    assert (said["size"], said["crop_size"]) == ({"shortest_edge": 256}, {"height": 224, "width": 224})
+
+
+@pytest.mark.parametrize("kind", [kind for kind in WEIGHTS if kind.startswith("resnet")])
+def test_a_resnet_of_torchvision_opens_in_transformers(kind: str, tmp_path: Path) -> None:
+    transformers: Any = pytest.importorskip("transformers")
+    wanted = torchvision_file(kind, tmp_path / "theirs.pth")
+    dougong.import_weights(tmp_path / "theirs.pth", tmp_path / "new")
+    theirs = transformers.AutoModelForImageClassification.from_pretrained(tmp_path / "new").eval()
+    processor = transformers.AutoImageProcessor.from_pretrained(tmp_path / "new")
+    images = torch.randn(2, 3, 40, 48)
+    torch.testing.assert_close(theirs(images).logits, wanted(images), atol=1e-5, rtol=1e-5)
+    assert processor(gradient(80, 60), return_tensors="np")["pixel_values"].shape == (1, 3, 224, 224)
+
+
+def test_names_of_classes_are_put_beside_weights_that_have_none(tmp_path: Path) -> None:
+    torchvision_file("resnet, basic", tmp_path / "theirs.pth")
+    dougong.import_weights(tmp_path / "theirs.pth", tmp_path / "new")
+    (tmp_path / "new" / "labels.json").write_text('["a", "b", "c", "d", "e"]')
+    with pytest.raises(FileError, match=r"labels\.json"):
+        dougong.predict(tmp_path / "new", gradient(80, 60))
+    (tmp_path / "new" / "manifest.json").unlink()
+    assert dougong.predict(tmp_path / "new", gradient(80, 60))[0]["label"] in "abcde"
+
+
+def test_what_only_looks_like_torchvision_s_is_left_as_it_is(tmp_path: Path) -> None:
+    """The control: recognition is by all names and shapes, not by a few."""
+    torchvision_file("resnet, basic", tmp_path / "theirs.pth")
+    state = torch.load(tmp_path / "theirs.pth", weights_only=True)
+    torch.save(state | {"layer1.0.extra.weight": torch.ones(2)}, tmp_path / "more.pth")
+    said: list[str] = []
+    with log.listening(said.append):
+        done = dougong.import_weights(tmp_path / "more.pth", tmp_path / "more")
+    assert any("1 is unknown (layer1.0.extra.weight)" in line for line in said)
+    assert (done.opens, "config.json" in done.files) == (None, False)
+    del state["fc.weight"]
+    torch.save(state, tmp_path / "headless.pth")
+    done = dougong.import_weights(tmp_path / "headless.pth", tmp_path / "new")
+    assert (done.opens, done.tensors, "config.json" in done.files) == (None, len(state), False)

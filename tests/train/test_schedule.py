@@ -9,7 +9,18 @@ from dougong.train.config import TrainConfig
 from dougong.train.schedule import Schedule, factor
 
 STEPS, WARMUP = 110, 10
-NAMES = ["constant", "linear", "polynomial", "cosine", "exponential", "step", "milestones", "inverse_sqrt", "plateau", "wsd"]
+NAMES = [
+    "constant",
+    "linear",
+    "polynomial",
+    "cosine",
+    "exponential",
+    "step",
+    "milestones",
+    "inverse_sqrt",
+    "plateau",
+    "wsd",
+]
 
 
 def schedule(name: str, **options: object):

@@ -16,8 +16,11 @@ _NAMES = {
     "map": "COCO average precision",
     "map_50": "the same, overlap 0.5",
     "map_75": "the same, overlap 0.75",
+    "map_small": "the same, small objects",
+    "map_medium": "the same, medium objects",
+    "map_large": "the same, large objects",
+    "map_voc2007": "VOC 2007's precision",
     "map_voc": "VOC average precision",
-    "map_voc2007": "the same, of 2007",
 }
 
 

@@ -419,24 +419,40 @@ def find_part(kind: str, name: str) -> ModuleType:
         name: The file's name without its ending.
 
     Raises:
-        UsageError: There is no such part; the message names the nearest.
+        UsageError: There is no such part, with the nearest name; or another package's is broken, or named as one of
+            ours or a third package's.
     """
-    names = part_names(kind)
-    if name not in names:
-        singular = kind.rsplit(".", 1)[-1].rstrip("s")
-        raise UsageError(f"{name!r} is not a {singular}.{did_you_mean(name, names)}")
-    for entry in _added(kind):
-        if entry.name == name:
-            return importlib.import_module(entry.module)
-    return importlib.import_module(f"dougong.{kind}.{name}")
+    own, singular = _own(kind), kind.rsplit(".", 1)[-1].rstrip("s")
+    added = [entry for entry in _added(kind) if entry.name == name]
+    if not added and name not in own:
+        raise UsageError(f"{name!r} is not a {singular}.{did_you_mean(name, part_names(kind))}")
+    if not added:
+        return importlib.import_module(f"dougong.{kind}.{name}")
+    if len(added) + (name in own) > 1:
+        packages = ", ".join(["dougong"] * (name in own) + [_package(entry) for entry in added])
+        raise UsageError(f"{name!r} must be one {singular}, but {packages} each have one. Uninstall all but one.")
+    try:
+        return importlib.import_module(added[0].module)
+    except Exception as error:  # whatever it is, another author's package has it
+        raise UsageError(
+            f"the {singular} {name!r} must be what {_package(added[0])} brings, but {added[0].module} cannot be "
+            f"imported ({type(error).__name__}: {error}). Mend or uninstall that package."
+        ) from error
 
 
 def part_names(kind: str) -> list[str]:
     """Returns the names of all parts of a kind, sorted: the files of the folder, and what entry points add."""
+    return sorted(_own(kind) | {entry.name for entry in _added(kind)})
+
+
+def _own(kind: str) -> set[str]:
+    """Returns the names of the parts that are files of the folder."""
     package = importlib.import_module(f"dougong.{kind}")
-    names = {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
-    names.update(entry.name for entry in _added(kind))
-    return sorted(names)
+    return {module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_")}
+
+
+def _package(entry: Any) -> str:
+    return entry.dist.name if entry.dist is not None else entry.module.split(".")[0]
 
 
 def _added(kind: str) -> list[Any]:

@@ -5,6 +5,7 @@ Where a norm looks at more than one place of a sequence, masked places are absen
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -50,8 +51,13 @@ def make_norm(kind: Literal["layernorm", "rmsnorm"], dim: int, eps: float, bias:
 
 
 class _OverBatch(nn.Module):
-    """Scale, shift and running statistics of each channel, and how the running ones follow."""
+    """Scale, shift and running statistics of each channel, and how the running ones follow.
 
+    Attributes:
+        normalise: `F.batch_norm`, or another function with its signature, chosen from outside.
+    """
+
+    normalise: Callable[..., Tensor] = staticmethod(F.batch_norm)
     running_mean: Tensor
     running_variance: Tensor
 
@@ -73,7 +79,7 @@ class _OverBatch(nn.Module):
         mean, variance = self.running_mean, self.running_variance
         if self._of_batch and _recomputes():
             mean, variance = mean.clone(), variance.clone()
-        return F.batch_norm(items, mean, variance, self.weight, self.bias, self._of_batch, self.momentum, self.eps)
+        return self.normalise(items, mean, variance, self.weight, self.bias, self._of_batch, self.momentum, self.eps)
 
     @property
     def _of_batch(self) -> bool:

@@ -146,7 +146,9 @@ def cost_of(
         network.blocks = nn.ModuleList(every[:prefix])
     trace = _Trace(network, every)
     trace.run(task, _example(task, network, dtype))
-    if trace.entered not in (list(range(prefix)), list(range(len(every)))):
+    if trace.entered == list(range(len(every))):  # all were traced: so what each is given tells them apart as well
+        order = _numbered([(kind, trace.given(number)) for number, kind in enumerate(order)])
+    elif trace.entered != list(range(prefix)):
         every, order = [], ()  # the blocks are not called one after the other: all is one part
     return _assembled(trace, every, order, optimizer, length)
 
@@ -171,10 +173,14 @@ def state_bytes(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConf
 
 def _folded(blocks: list[nn.Module], told: list[Any]) -> tuple[tuple[int, ...], int]:
     """Returns each block's kind, and how many blocks from the first on show all kinds."""
+    order = _numbered([(_signature(block), mark) for block, mark in zip(blocks, told, strict=True)])
+    return order, max((order.index(kind) + 1 for kind in order), default=0)
+
+
+def _numbered(marks: list[Any]) -> tuple[int, ...]:
+    """Returns a number for each mark, the same for equal ones, in the order in which they are met."""
     kinds: dict[Any, int] = {}
-    signatures = [(_signature(block), mark) for block, mark in zip(blocks, told, strict=True)]
-    order = tuple(kinds.setdefault(signature, len(kinds)) for signature in signatures)
-    return order, max((order.index(kind) + 1 for kind in kinds.values()), default=0)
+    return tuple(kinds.setdefault(mark, len(kinds)) for mark in marks)
 
 
 def _told(model: Config, count: int) -> list[Any]:
@@ -304,8 +310,8 @@ class _Trace(TorchDispatchMode):
         whole = nn.Module()
         whole.add_module("blocks", nn.ModuleList(self.every))
         self.network_parameters = dict(self.network.named_parameters())
-        if self.every:
-            self.network_parameters |= dict(whole.named_parameters())
+        here = set(self.network_parameters.values())
+        self.network_parameters |= {name: p for name, p in whole.named_parameters() if p not in here}
         self.dims = split_dims(self.network) | _unfolded(self.network, self.every)
         self.parts |= {_BEFORE: Part("before"), _AFTER: Part("after"), _APART: Part("apart")}
         self._now, self._backward = _BEFORE, False
@@ -332,6 +338,10 @@ class _Trace(TorchDispatchMode):
             loss.backward()
         for hook in hooks:
             hook.remove()
+
+    def given(self, number: int) -> tuple[torch.Size, ...]:
+        """Returns the shapes of what a block was called with."""
+        return tuple(t.shape for t in tree_leaves(self._calls[number]) if isinstance(t, Tensor))
 
     def backward_of(self, number: int) -> int:
         """Returns the operations of the backward pass of a block, found by running it alone; 0 if it was not called."""

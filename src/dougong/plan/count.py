@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from dougong.core.config import Config
+from dougong.core.config import Config, validate
 from dougong.core.contracts import Task
 from dougong.core.errors import UsageError
 from dougong.nn.norm import OVER_BATCH
@@ -23,7 +23,7 @@ from dougong.train.config import AdafactorConfig, OptimizerConfig
 from dougong.train.optim import build_optimizers, optimizer_tensors
 from dougong.train.rates import freeze
 
-DECIDED = ("vocab_size", "num_classes", "image_shape")  # what of a model the data may decide
+DECIDED = ("vocab_size", "num_classes", "image_shape")  # what of a model the data may decide, told or not
 
 
 @dataclass(frozen=True)
@@ -119,11 +119,17 @@ def known_model(recipe: Recipe) -> Config:
 
 
 def foreseen_model(recipe: Recipe) -> tuple[Config, list[str]]:
-    """Returns the same, and the names of the numbers that only reading the data will give."""
+    """Returns the same, and the names of the numbers that only reading the data will give.
+
+    A dataset tells in `foreseen()` what it decides; None stands for what it must be read for.
+    """
     model: Any = recipe.model
     of_data: Any = getattr(recipe.data, "foreseen", dict)
-    known, open_ = of_data(), [n for n in DECIDED if model.takes(n) and getattr(model, n) is None]
-    return model.replace(**{n: known[n] for n in open_ if n in known}), [n for n in open_ if n not in known]
+    told = of_data()
+    known = {name: value for name, value in told.items() if value is not None}
+    open_ = [n for n in dict.fromkeys((*DECIDED, *told)) if model.takes(n) and getattr(model, n) is None]
+    seen = {n: known[n] for n in open_ if n in known}
+    return validate(type(model), {**model.model_dump(), **seen}, ("model",)), [n for n in open_ if n not in known]
 
 
 def build_on_meta(config: Config) -> nn.Module:

@@ -1,8 +1,9 @@
 """The memory that a kernel takes for itself inside one operation, which no tensor of the program shows.
 
 Only of oneDNN on a processor, found by looking at what it allocates. A convolution computes on copies whose channels
-lie in blocks, and first makes contiguous what is not; an LSTM, backward, holds the slopes of all gates and its weights
-once more. Knows operations by torch's names.
+lie in blocks, and first makes contiguous what is not; where the channels of the picture lie last, that goes for the
+weight alone. An LSTM, backward, holds the slopes of all gates and its weights once more. Knows operations by torch's
+names.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def _convolution_backward(args: Any) -> int:
     slope, given, weight, _, stride = args[:5]
     copied = _copied(slope) + _copied(given)
     if not (_plain(given) and _plain(slope)):
-        return copied + weight.nbytes
+        return copied + _turned(weight) + 2 * weight.nbytes  # the weight in blocks, and its slope in blocks
     twice = max(stride) > 1 and args[-1][0]  # the slope of what is given is turned back over another copy
     return copied + _blocked(given) + max(_blocked(slope), _blocked(given) * twice)
 
@@ -46,7 +47,7 @@ def _convolution_backward(args: Any) -> int:
 def _convolution(args: Any) -> int:
     given, weight = args[:2]
     if not _plain(given):
-        return _copied(given) + weight.nbytes
+        return _copied(given) + _turned(weight) + weight.nbytes
     places = [_places(args, axis) for axis in range(weight.dim() - 2)]
     made = _rounded(weight.shape[0]) * given.shape[0] * math.prod(places) * given.element_size()
     return _copied(given) + max(made, _blocked(given) + _blocked_weight(weight))
@@ -69,6 +70,12 @@ def _plain(tensor: Tensor) -> bool:
 
 def _copied(tensor: Tensor) -> int:
     return 0 if tensor.is_contiguous() or not _plain(tensor) else tensor.nbytes
+
+
+def _turned(weight: Tensor) -> int:
+    """Returns the bytes of a copy of the weight whose channels lie last, as those of the picture do, if it is none."""
+    last = weight.dim() == 4 and weight.is_contiguous(memory_format=torch.channels_last)
+    return 0 if last else weight.nbytes
 
 
 def _blocked(tensor: Tensor) -> int:

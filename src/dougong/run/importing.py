@@ -18,7 +18,7 @@ from dougong.checkpoint import seal
 from dougong.checkpoint.convert import dialect_of
 from dougong.checkpoint.unpickle import CAUGHT
 from dougong.checkpoint.weights import SEALED, SHARD_BYTES, load_model, recognise, save_model
-from dougong.core import files, isolation
+from dougong.core import files, isolation, log
 from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
 from dougong.data.images import AnnotatedConfig, ClassifiedConfig
 from dougong.data.viewing import Viewing, letterboxed
@@ -243,7 +243,13 @@ def _named(folder: Path, parts: Sequence[Path]) -> tuple[dict[str, int], int]:
 
 def _recognised(folder: Path) -> None:
     """Turns bare weights of an architecture that is told by its tensors' names (torchvision's) into a model folder."""
-    model: Any = recognise(folder)
+    try:
+        model: Any = recognise(folder)
+    except FileError as error:  # ResNeXt and its kin bear the names of ResNet
+        log.warn(
+            f"the weights are kept as they are: they look like a model that is built here, but are another: {error}"
+        )
+        return
     if model is None:
         return
     for path in folder.glob("model*.safetensors*"):

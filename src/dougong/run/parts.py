@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from dougong.core.config import Config, path_text
+from dougong.core.config import Config, path_text, validate
 from dougong.core.contracts import Batch
 from dougong.core.errors import UsageError
 from dougong.data.loader import Batches, BatchSizes, augmented, count, everything, in_order, order
@@ -134,4 +134,4 @@ def _determined(model: Config, decided: dict[str, Any]) -> Any:
                 f"{path_text(('model', name))} must be at least the data's {value}, but is {given}. "
                 "Leave it out to take the data's."
             )
-    return model.replace(**changes)
+    return validate(type(model), {**model.model_dump(), **changes}, ("model",))

@@ -6,6 +6,7 @@ Knows convolutions and norms; knows no file format, no objective and no data.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -25,7 +26,13 @@ Maps = Float[Tensor, "batch out_channels out_height out_width"]
 
 
 class Basic(nn.Module):
-    """`relu(F(x) + shortcut(x))` with F two convolutions of 3 x 3 (He et al. 2016, figure 5 left)."""
+    """`relu(F(x) + shortcut(x))` with F two convolutions of 3 x 3 (He et al. 2016, figure 5 left).
+
+    Attributes:
+        rectify: `F.relu`, or another function with its signature, chosen from outside.
+    """
+
+    rectify: Callable[[Tensor], Tensor] = staticmethod(F.relu)
 
     def __init__(self, config: ResNetConfig, channels: int, width: int, stride: int):
         super().__init__()
@@ -36,11 +43,17 @@ class Basic(nn.Module):
 
     def forward(self, images: Images) -> Maps:
         """Returns the block's output."""
-        return F.relu(self.last(F.relu(self.first(images))) + self.shortcut(images))
+        return self.rectify(self.last(self.rectify(self.first(images))) + self.shortcut(images))
 
 
 class Bottleneck(nn.Module):
-    """`relu(F(x) + shortcut(x))` with F of 1 x 1, 3 x 3 and 1 x 1 (He et al. 2016, figure 5 right)."""
+    """`relu(F(x) + shortcut(x))` with F of 1 x 1, 3 x 3 and 1 x 1 (He et al. 2016, figure 5 right).
+
+    Attributes:
+        rectify: `F.relu`, or another function with its signature, chosen from outside.
+    """
+
+    rectify: Callable[[Tensor], Tensor] = staticmethod(F.relu)
 
     def __init__(self, config: ResNetConfig, channels: int, width: int, stride: int):
         super().__init__()
@@ -52,8 +65,8 @@ class Bottleneck(nn.Module):
 
     def forward(self, images: Images) -> Maps:
         """Returns the block's output."""
-        inside = F.relu(self.middle(F.relu(self.first(images))))
-        return F.relu(self.last(inside) + self.shortcut(images))
+        inside = self.rectify(self.middle(self.rectify(self.first(images))))
+        return self.rectify(self.last(inside) + self.shortcut(images))
 
 
 class Padded(nn.Module):

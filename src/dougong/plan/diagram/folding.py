@@ -7,8 +7,9 @@ knows no model, and no place on a page.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from dougong.plan.diagram.elements import Box, Element, Frame, Join, Parallel, Series, Tangle
 
@@ -122,6 +123,25 @@ def _repeated(series: Series, start: int, period: int, times: int) -> Frame:
         return replace(first, name=_names(frames), times=times, notes=tuple(_differences(frames)))
     body = Series(run[:period], series.labels[start : start + period + 1])
     return Frame("", "", 0, body, times)
+
+
+def relabelled(rows: Sequence[Series], label: Callable[[Sequence[str]], str]) -> Series:
+    """Returns rows that differ in their labels alone as one, each of its labels made of all of theirs."""
+    labels = tuple(label(each) for each in zip(*(row.labels for row in rows), strict=True))
+    return Series(tuple(_relabelled(each, label) for each in zip(*(row.items for row in rows), strict=True)), labels)
+
+
+def _relabelled(items: Sequence[Any], label: Callable[[Sequence[str]], str]) -> Any:
+    first = items[0]
+    if isinstance(first, Frame):
+        return replace(first, body=relabelled([item.body for item in items], label))
+    if isinstance(first, Parallel):
+        branches = zip(*(item.branches for item in items), strict=True)
+        return replace(first, branches=tuple(each[0] and relabelled(each, label) for each in branches))
+    if isinstance(first, Tangle):
+        inner = zip(*(item.items for item in items), strict=True)
+        return replace(first, items=tuple(_relabelled(each, label) for each in inner))
+    return first
 
 
 def _differences(frames: Sequence[Frame]) -> Iterator[str]:

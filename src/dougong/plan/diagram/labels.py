@@ -7,7 +7,7 @@ its layers.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import nn
@@ -31,6 +31,16 @@ def shape_words(value: Value) -> str:
     if not any(axis for axis, _ in axes):
         return " × ".join(f"{size:,}" for _, size in axes)
     return " · ".join(f"{axis} {size:,}" if axis else f"{size:,}" for axis, size in axes)
+
+
+def spanned(shapes: Sequence[str]) -> str:
+    """Returns several shapes in words as one: `channel 256 · height 64 to 8`, from the first to the last of them."""
+    between = " × " if " × " in shapes[0] else " · "
+    first, last = shapes[0].split(between), shapes[-1].split(between)
+    if len(first) != len(last):
+        return shapes[0]
+    pairs = zip(first, last, strict=True)
+    return between.join(one if one == other else f"{one} to {other.split()[-1]}" for one, other in pairs)
 
 
 def short(number: int | float, letters: str = " KMBT") -> str:

@@ -7,7 +7,6 @@ the number of times. Knows traces; knows nothing of places on a page.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -15,8 +14,8 @@ from itertools import pairwise
 from torch import nn
 
 from dougong.plan.diagram.elements import Box, Element, Frame, Join, Parallel, Series, Tangle
-from dougong.plan.diagram.folding import finished, settled
-from dougong.plan.diagram.labels import details_of, is_light, kind_of, layers_of, shape_words, title_of
+from dougong.plan.diagram.folding import finished, relabelled, settled
+from dougong.plan.diagram.labels import details_of, is_light, kind_of, layers_of, shape_words, spanned, title_of
 from dougong.plan.diagram.rows import forms_of, given_name, is_nest, is_row, names_of_steps
 from dougong.plan.diagram.trace import HEAVY, JOINS, Event, Value, plain_attributes
 
@@ -190,9 +189,9 @@ class Graph:
         for place, event in enumerate(call.events):
             for value in _flowing(event.inputs):
                 links.setdefault((source(value), place), value)
-        end = len(call.events)
+        end, wanted = len(call.events), [value for value in call.outputs if value.wanted]
         for result, made in zip(call.outputs, call.made, strict=True):
-            if result in _flowing(call.outputs):
+            if result in _flowing(wanted or call.outputs):
                 links.setdefault((source(made), end), result)
         return cls(call.events, links, set())._used()._tied()
 
@@ -322,11 +321,16 @@ def _apart(places: Sequence[int], pairs: set[tuple[int, int]]) -> list[list[int]
 
 
 def together(branches: Sequence[Series], fed: Sequence[bool], bare: bool) -> Parallel:
-    """Returns branches side by side; many equal ones become one, and a bare line stands at the right."""
-    counts: dict[tuple[Series, bool], int] = Counter(zip(map(finished, branches), fed, strict=True))
+    """Returns branches side by side; many that differ at most in shapes become one, and a bare line stands right."""
+    alike: dict[tuple[Series, bool], list[Series]] = {}
+    for branch, begins in zip(map(finished, branches), fed, strict=True):
+        alike.setdefault((relabelled([branch], lambda _: ""), begins), []).append(branch)
     found: list[tuple[Series | None, bool, int]] = []
-    for (branch, begins), times in counts.items():
-        found += [(branch, begins, times)] if times >= ALIKE else [(branch, begins, 1)] * times
+    for (_, begins), rows in alike.items():
+        if len(rows) >= ALIKE:
+            found.append((relabelled(rows, spanned), begins, len(rows)))
+        else:
+            found += [(row, begins, 1) for row in rows]
     if bare:
         found.append((None, True, 1))
     return Parallel(*map(tuple, zip(*found, strict=True)))

@@ -51,6 +51,8 @@ class Value:
         kind: "float", "integer", or "truth": masks, which no picture shows.
         parameter: The name of the parameter that it is, if it is one.
         matters: Whether it depends on an input or a parameter; what does not is a constant.
+        read: Whether anything was computed of it, or the whole model returns it.
+        later: What it was once the call that made it had ended.
     """
 
     shape: tuple[int, ...]
@@ -59,6 +61,13 @@ class Value:
     kind: str
     parameter: str | None = None
     matters: bool = True
+    read: bool = False
+    later: Value | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether it was read, then or later."""
+        return self.read or (self.later is not None and self.later.wanted)
 
 
 @dataclass(eq=False)
@@ -158,7 +167,7 @@ class Tracer(TorchFunctionMode):
             return result
         made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
         if made:
-            read = [self._value(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+            read = [self._read_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
             name, values = func.__name__, [value for value in read if value.matters]
             first = next(iter(args), None)
             words = None
@@ -221,7 +230,7 @@ class Tracer(TorchFunctionMode):
         for name, given in [*zip(names, args, strict=False), *kwargs.items()]:
             if isinstance(given, Tensor) and (axes := as_named(stated.get(name), given.shape)):
                 self._value(given).axes = axes
-        return [self._value(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        return [self._read_of(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
 
     def _leaves(self, module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         with self._aside():
@@ -237,8 +246,10 @@ class Tracer(TorchFunctionMode):
                 inside = value.origin is not None and value.origin.within(event) is not None
                 lost = not value.matters and bool(event.inputs or any(True for _ in module.parameters()))
                 if inside or lost or (value.matters and value.shape not in [known.shape for known in event.inputs]):
-                    value = Value(value.shape, axes or self._inherited(event, value), event, value.kind)
+                    value.later = Value(value.shape, axes or self._inherited(event, value), event, value.kind)
+                    value = value.later
                     self._set(tensor, value)
+                value.read |= event.parent is None
                 values.append(value)
             event.made = event.made or before
             event.outputs = values
@@ -300,6 +311,11 @@ class Tracer(TorchFunctionMode):
             return value
         return held[1]
 
+    def _read_of(self, tensor: Tensor) -> Value:
+        value = self._value(tensor)
+        value.read = True
+        return value
+
     def _set(self, tensor: Tensor, value: Value) -> None:
         self._values[id(tensor)] = (tensor, value)
 
@@ -312,7 +328,7 @@ def copy_inside(before: Event, after: Event) -> None:
     def value(given: Value) -> Value:
         origin = given.origin
         place = None if origin is None else made.get(id(origin), origin)
-        return Value(given.shape, given.axes, place, given.kind, given.parameter, given.matters)
+        return Value(given.shape, given.axes, place, given.kind, given.parameter, given.matters, given.wanted)
 
     def copy(inner: Event, parent: Event) -> Event:
         name = new + inner.name.removeprefix(old) if inner.module is not None else inner.name

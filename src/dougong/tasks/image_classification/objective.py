@@ -21,6 +21,7 @@ from dougong.core.contracts import Batch, Loss
 from dougong.core.errors import FileError
 from dougong.data.examples import LabelledImage
 from dougong.tasks._classes import Classes, ClassMetrics, example_labels, known, known_classes, uneven
+from dougong.tasks._fit import require_fit
 from dougong.tasks.image_classification import ImageClassificationConfig
 
 
@@ -37,6 +38,7 @@ class ImageClassification:
     pipeline_tag = "image-classification"
 
     def __init__(self, config: ImageClassificationConfig, model: Any, data: Any = None):
+        require_fit(model, data, config.name, LabelledImage)
         filled = model.filled() if hasattr(model, "filled") else model
         self.shape: tuple[int, int, int] = tuple(known(filled, None, "image_shape", config.name))
         number = known_classes(model, data, config.name)

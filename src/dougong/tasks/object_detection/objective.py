@@ -24,6 +24,7 @@ from dougong.nn.boxes import BETWEEN, encode, match
 from dougong.nn.detection import Choice, Detections, box_loss, detect, sigmoid_focal_loss
 from dougong.nn.metrics import Mean
 from dougong.tasks._classes import known, known_classes
+from dougong.tasks._fit import require_fit
 from dougong.tasks.object_detection import ObjectDetectionConfig
 from dougong.tasks.object_detection.figures import Picture, figures, needed
 
@@ -53,6 +54,7 @@ class ObjectDetection:
     pipeline_tag = "object-detection"
 
     def __init__(self, config: ObjectDetectionConfig, model: Any, data: Any = None):
+        require_fit(model, data, config.name, AnnotatedImage)
         self.config = config
         filled = model.filled() if hasattr(model, "filled") else model
         self.shape: tuple[int, int, int] = tuple(known(filled, None, "image_shape", config.name))

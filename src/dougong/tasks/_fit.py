@@ -1,0 +1,42 @@
+"""Whether a model and data fit a task of pictures, said in a sentence before anything is computed.
+
+Knows the kinds of examples, and what a model's config says it is for; knows no concrete model or dataset.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dougong.core.errors import UsageError
+from dougong.data.examples import AnnotatedImage, LabelledImage, LabelledText, TokenRow
+
+_KINDS = {
+    LabelledImage: "pictures with a class each",
+    AnnotatedImage: "pictures with boxes",
+    LabelledText: "texts with a class each",
+    TokenRow: "running text",
+}
+
+
+def require_fit(model: Any, data: Any, task: str, example: type[LabelledImage] | type[AnnotatedImage]) -> None:
+    """Sees that a model is for a task, and that the data has such examples.
+
+    A config that does not say what it is for (`answers_as`), as that of a composed model, may be for any class.
+
+    Args:
+        model: The model's config.
+        data: The prepared data; None, or without examples, if there is none.
+        task: The task's name.
+        example: What it takes.
+
+    Raises:
+        UsageError: It is for another task, or the data has others.
+    """
+    wanted = getattr(model, "answers_as", None)
+    if wanted != task and (wanted is not None or example is AnnotatedImage):
+        advice = "Choose another model" if wanted is None else f"Set task.name to {wanted}, or choose another model"
+        raise UsageError(f"the model must be one for the task {task}, but {model.name} is not. {advice}.")
+    examples: Any = getattr(data, "validation", ())
+    if len(examples) and not isinstance(examples[0], example):
+        found = _KINDS.get(type(examples[0]), "others")
+        raise UsageError(f"the task {task} needs {_KINDS[example]}, but {data.source} has {found}. Choose other data.")
