@@ -17,9 +17,8 @@ from dougong.checkpoint.convert import dialect_of
 from dougong.checkpoint.weights import load_model
 from dougong.cli import app
 from dougong.cli.failure import run_guarded
-from dougong.core import isolation
+from dougong.core import isolation, log
 from dougong.core.config import find_part, validate
-from dougong.core import log
 from dougong.core.errors import FileError, IsolationError, ResourceError, UsageError
 from dougong.run import importing
 from tests.data.pictures import encoded, gradient

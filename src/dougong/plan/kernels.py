@@ -133,8 +133,7 @@ def _convolution(name: str, dtype: torch.dtype, phase: str) -> Callable[..., Cal
             inputs = (torch.rand(shape).to(dtype), torch.rand(weight).to(dtype))
             return _differentiated(inputs, _over_time, phase)
         size = 3 if name == "3x3" else 1
-        shape, weight = _image(given, positions), (int(made), int(given), size, size)
-        inputs = (torch.rand(shape).to(dtype), torch.rand(weight).to(dtype))
+        inputs = (_pictures(given, positions).to(dtype), torch.rand(int(made), int(given), size, size).to(dtype))
         return _differentiated(inputs, lambda x, w: F.conv2d(x, w, padding=size // 2), phase)
 
     return make
@@ -149,7 +148,7 @@ def _over_time(hidden: Tensor, weight: Tensor) -> Tensor:
 
 def _depthwise(dtype: torch.dtype, phase: str) -> Callable[..., Call]:
     def make(channels: float, positions: float) -> Call:
-        inputs = (torch.rand(_image(channels, positions)).to(dtype), torch.rand(int(channels), 1, 3, 3).to(dtype))
+        inputs = (_pictures(channels, positions).to(dtype), torch.rand(int(channels), 1, 3, 3).to(dtype))
         return _differentiated(inputs, lambda x, w: F.conv2d(x, w, padding=1, groups=int(channels)), phase)
 
     return make
@@ -163,10 +162,14 @@ def _depthwise_1d(dtype: torch.dtype, phase: str) -> Callable[..., Call]:
     return make
 
 
-def _image(channels: float, positions: float) -> tuple[int, ...]:
-    """Returns the shape of some eight pictures with so many places: of small ones it is their edges that take long."""
+def _pictures(channels: float, positions: float) -> Tensor:
+    """Returns some eight pictures with so many places, their channels last, as `nn.convolution` has it.
+
+    Of small pictures it is their edges that take long.
+    """
     side = min(32, max(2, int((positions / 8) ** 0.5)))
-    return max(1, int(positions) // side**2), int(channels), side, side
+    pictures = torch.rand(max(1, int(positions) // side**2), int(channels), side, side)
+    return pictures.contiguous(memory_format=torch.channels_last)
 
 
 def _recurrence(kind: Kind, phase: str) -> Callable[..., Call]:
