@@ -79,7 +79,11 @@ def parts_of(folder: Path, workers: int, steps: int) -> Parts:
 
 
 def waited(steps: int) -> dict[str, Any]:
-    """Returns the share of a step's time that it waits for its batch, and what the pipeline makes by itself."""
+    """Returns the share of the steps' time that they wait for batches, and what the pipeline makes by itself.
+
+    The share is over all steps, in place of a median; beside it stand those of the single steps that waited least and
+    most.
+    """
     with tempfile.TemporaryDirectory() as temporary, log.listening(lambda _: None):
         folder = Path(temporary) / "photographs"
         folder.mkdir()
