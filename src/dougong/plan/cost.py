@@ -25,6 +25,7 @@ from dougong.core.contracts import Batch, Task
 from dougong.plan import formulas
 from dougong.plan.count import build_on_meta, examples_traced
 from dougong.plan.shapes import arange, made
+from dougong.plan.tree import numbered
 from dougong.train.config import AdafactorConfig, AdamConfig, AdamWConfig, MuonConfig, OptimizerConfig, SgdConfig
 from dougong.train.optim import muon_parameters
 from dougong.train.step import draws_noise
@@ -147,7 +148,7 @@ def cost_of(
     trace = _Trace(network, every)
     trace.run(task, _example(task, network, dtype))
     if trace.entered == list(range(len(every))):  # all were traced: so what each is given tells them apart as well
-        order = _numbered([(kind, trace.given(number)) for number, kind in enumerate(order)])
+        order = numbered([(kind, trace.given(number)) for number, kind in enumerate(order)])
     elif trace.entered != list(range(prefix)):
         every, order = [], ()  # the blocks are not called one after the other: all is one part
     return _assembled(trace, every, order, optimizer, length)
@@ -173,14 +174,8 @@ def state_bytes(named: Iterable[tuple[str, nn.Parameter]], config: OptimizerConf
 
 def _folded(blocks: list[nn.Module], told: list[Any]) -> tuple[tuple[int, ...], int]:
     """Returns each block's kind, and how many blocks from the first on show all kinds."""
-    order = _numbered([(_signature(block), mark) for block, mark in zip(blocks, told, strict=True)])
+    order = numbered([(_signature(block), mark) for block, mark in zip(blocks, told, strict=True)])
     return order, max((order.index(kind) + 1 for kind in order), default=0)
-
-
-def _numbered(marks: list[Any]) -> tuple[int, ...]:
-    """Returns a number for each mark, the same for equal ones, in the order in which they are met."""
-    kinds: dict[Any, int] = {}
-    return tuple(kinds.setdefault(mark, len(kinds)) for mark in marks)
 
 
 def _told(model: Config, count: int) -> list[Any]:

@@ -96,3 +96,9 @@ def _folded(group: list[Block]) -> list[Block]:
             forward_flops=sum(block.forward_flops for block in group),
         )
     ]
+
+
+def numbered(marks: list[Any]) -> tuple[int, ...]:
+    """Returns a number for each mark, the same for equal ones, in the order in which they are met."""
+    kinds: dict[Any, int] = {}
+    return tuple(kinds.setdefault(mark, len(kinds)) for mark in marks)

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 
 from dougong.core.errors import UsageError
 from dougong.nn.feedforward import FeedForward, GatedFeedForward, activate_compiled
-from dougong.nn.norm import BatchNorm, BatchNorm2d
+from dougong.nn.norm import OVER_BATCH, BatchNorm, BatchNorm2d
 from dougong.nn.whole import batch_norm_whole, relu_whole
 from dougong.train.config import TrainConfig
 
@@ -87,6 +87,8 @@ def choose_compile(
         return False, lack
     if before is not None:
         return before, "as when the run began"
+    if next(model.parameters()).device.type == "cpu" and any(isinstance(m, OVER_BATCH) for m in model.modules()):
+        return False, "convolutions with norms over the batch run as fast without, on a processor"
     if seconds is not None:
         worth = seconds >= WORTH_SECONDS
         return worth, f"the run will compute for about {_minutes(seconds)}, and compiling takes half a minute"
