@@ -13,6 +13,10 @@ from dougong.check import compiled as module
 from dougong.check.compiled import compiled
 from dougong.check.subject import Subject
 from dougong.core.errors import UsageError
+from dougong.recipe import load
+from dougong.run.checking import subject_of
+from dougong.train import blocks
+from tests.check.conftest import FEW
 
 
 @pytest.fixture
@@ -22,7 +26,7 @@ def compiling(made: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch) -> 
     return made(train={"compile": True})
 
 
-def pretend(factor: float) -> Callable[[nn.Module], None]:
+def pretend(factor: float | int) -> Callable[[nn.Module], None]:
     """A compiler that is off by a factor (the true one takes half a minute: `dougong check gpt-stdlib` runs it)."""
 
     def compile(block: nn.Module, recompile_limit: int) -> None:
@@ -54,12 +58,18 @@ def test_what_is_not_compiled_is_skipped_with_the_reason(made: Callable[..., Sub
 def test_a_lack_of_a_compiler_is_a_reason_unless_one_is_asked_for(
     made: Callable[..., Subject], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def none(*_: Any) -> Any:
-        raise UsageError("there is no C++ compiler here")
-
-    monkeypatch.setattr(module, "choose_compile", none)
+    monkeypatch.setattr(blocks, "_lack", lambda device: "there is no C++ compiler here")
     subject = made(train={"compile": "auto"})
-    assert (compiled(subject).verdict, compiled(subject).detail) == ("skipped", "there is no C++ compiler here")
+    found = compiled(subject)
+    assert (found.verdict, found.detail) == ("skipped", "it will not be compiled: there is no C++ compiler here.")
     asked = replace(subject, config=subject.config.replace(compile=True))
     with pytest.raises(UsageError):
         compiled(asked)
+
+
+def test_a_model_that_auto_never_compiles_is_compiled_if_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocks, "_lack", lambda device: None)
+    monkeypatch.setattr(nn.Module, "compile", pretend(1))
+    subject = subject_of(load("digits-resnet", ["train.device=cpu"]), FEW)
+    assert compiled(subject).detail.startswith("it will not be compiled: convolutions with norms over the batch")
+    assert compiled(replace(subject, config=subject.config.replace(compile=True))).verdict == "passed"
