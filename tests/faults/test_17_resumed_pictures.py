@@ -158,7 +158,9 @@ def stateful(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     return lambda: one.__setitem__(slice(None), [np.random.default_rng(0)])
 
 
-def test_without_a_generator_of_each_samples_own_it_would_not(stateful: Callable[[], None], root: Path, tmp_path: Path) -> None:
+def test_without_a_generator_of_each_samples_own_it_would_not(
+    stateful: Callable[[], None], root: Path, tmp_path: Path
+) -> None:
     values = recipe(CLASSIFIED, root)
 
     def anew(name: str, **options: Any) -> Path:

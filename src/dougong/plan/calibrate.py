@@ -27,7 +27,7 @@ from dougong.plan.machine import machine_name
 from dougong.plan.reference import crowding_on
 from dougong.plan.tables import Calibration, Table
 
-VERSION = 8
+VERSION = 9
 
 TURNS_BYTES = 48e6
 """Over so many bytes a kernel takes turns: more than lies in a processor's nearer caches."""
