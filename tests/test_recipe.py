@@ -107,7 +107,7 @@ def test_inline_text_takes_task_and_data_from_the_recipe_that_completes_it() -> 
     assert recipe.model.dim == 768  # type: ignore[attr-defined]
     assert (recipe.task, recipe.data) == (demo.task, demo.data)
     assert recipe.train == TrainConfig()
-    assert [name for name in SHIPPED if load(name).completes] == ["gpt-stdlib"]
+    assert [name for name in SHIPPED if load(name).completes] == ["digits-resnet", "gpt-stdlib"]
 
 
 def test_a_file_must_be_complete_itself(tmp_path: Path) -> None:

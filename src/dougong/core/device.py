@@ -42,10 +42,13 @@ def synchronize(device: torch.device) -> None:
 
 
 @functools.cache
-def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 0, seconds: float = 0.15) -> float:
+def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 0, seconds: float = 0.15, turn: int = 0) -> float:
     """Returns the best measured FLOP/s of a square matrix product (2 n^3 operations), over about `seconds`.
 
+    Measured once for each set of arguments.
+
     Args:
+        turn: Another one is measured anew.
         size: The side of the matrices; 0 takes 1024 on a CPU, 8192 on an accelerator.
     """
     side = size or (1024 if device.type == "cpu" else 8192)
@@ -62,10 +65,9 @@ def matmul_peak(device: torch.device, dtype: torch.dtype, size: int = 0, seconds
     return 2 * side**3 / best
 
 
-@functools.cache
 def _in_turns(device: torch.device, dtypes: tuple[torch.dtype, ...], size: int) -> list[float]:
     """Returns the peak of each type, measured in turns, so that a busy neighbour slows none of them alone."""
-    rounds = [[matmul_peak.__wrapped__(device, dtype, size, 0.015) for dtype in dtypes] for _ in range(4)]
+    rounds = [[matmul_peak(device, dtype, size, 0.015, turn) for dtype in dtypes] for turn in range(4)]
     return [max(peaks) for peaks in zip(*rounds, strict=True)]
 
 

@@ -120,7 +120,12 @@ def _said(folder: Path) -> Mapping[str, Any]:
 
 def is_pictures(folder: str | Path) -> bool:
     """Tells whether the model of a folder answers about pictures."""
-    return (Path(folder) / _PREPROCESSOR).exists() or hasattr(read_config(folder), "answers_as")
+    if (Path(folder) / _PREPROCESSOR).exists():
+        return True
+    try:
+        return hasattr(read_config(folder), "answers_as")
+    except (FileError, UsageError):  # what is wrong with it, is said by what loads it
+        return False
 
 
 def _task(folder: Path, config: Any) -> Any:

@@ -24,7 +24,8 @@ def freeze(model: nn.Module, config: TrainConfig) -> None:
     names = [name for name, _ in model.named_parameters()]
     _require_hits("train.frozen", config.frozen, names)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(not fits(name, config.frozen))
+        if fits(name, config.frozen):
+            parameter.requires_grad_(False)
     if config.frozen and not any(parameter.requires_grad for parameter in model.parameters()):
         raise UsageError("train.frozen must leave a parameter to train, but fits all of them. Name fewer.")
 
