@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from dougong.checkpoint.convert import dialect_of
 from dougong.checkpoint.weights import load_model, recognise, save_model
+from dougong.core.config import find_part
+from dougong.core.errors import FileError
 from tests.parity.reference import TOLERANCE, saved
 from tests.parity.torchvision_reference import run_reference
 
@@ -50,10 +51,10 @@ def reference_of(kind: str) -> nn.Module:
     return randomised(ResNetForImageClassification(ResNetConfig(num_labels=5, **KINDS[kind])))
 
 
-def foreign_state(model: nn.Module, model_type: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+def foreign_state(model: nn.Module, dialect: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Returns tensors by our names under theirs."""
     values = model.config.filled().model_dump(mode="json")
-    layout = dialect_of({"model_type": model_type}).layout(values, tensors)
+    layout = find_part("checkpoint.convert", dialect).layout(values, tensors)
     return {layout[name][0].name: tensor for name, tensor in tensors.items()}
 
 
@@ -137,10 +138,10 @@ def test_resnet_equals_torchvision(kind: str, torchvision: dict[str, Tensor], tm
     torch.testing.assert_close(found, torchvision[f"{kind} train"], rtol=0, atol=TOLERANCE)
     nn.functional.cross_entropy(found, LABELS).backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
-    assert_equal(foreign_state(model, "timm-resnet", gradients), part(torchvision, f"{kind} gradient "))
+    assert_equal(foreign_state(model, "timm_resnet", gradients), part(torchvision, f"{kind} gradient "))
     buffers = part(torchvision, f"{kind} buffer ")
     wanted = {name: tensor for name, tensor in buffers.items() if not name.endswith("num_batches_tracked")}
-    assert_equal(foreign_state(model, "timm-resnet", dict(model.named_buffers())), wanted)
+    assert_equal(foreign_state(model, "timm_resnet", dict(model.named_buffers())), wanted)
     torch.testing.assert_close(model.eval()(IMAGES), torchvision[f"{kind} eval"], rtol=0, atol=TOLERANCE)
 
 
@@ -158,7 +159,10 @@ outputs["logits"] = model(inputs["images"])
     assert model.config.image_shape == (3, 40, 36)
     torch.testing.assert_close(model.eval()(IMAGES), found["logits"], rtol=0, atol=TOLERANCE)
     (tmp_path / "config.json").write_text(re.sub("resnet18", "resnet34", config), encoding="utf-8")
-    with pytest.raises(Exception, match="missing"):
+    with pytest.raises(FileError, match="missing"):
+        load_model(tmp_path)
+    (tmp_path / "config.json").write_text(re.sub("resnet18", "convnext_tiny", config), encoding="utf-8")
+    with pytest.raises(FileError, match=r"architecture in config.json must be of timm's resnet or vgg"):
         load_model(tmp_path)
 
 

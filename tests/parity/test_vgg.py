@@ -63,10 +63,10 @@ def test_vgg_equals_torchvision(
     torch.testing.assert_close(found, torchvision[f"{kind} train"], rtol=0, atol=TOLERANCE)
     nn.functional.cross_entropy(found, LABELS).backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
-    assert_equal(foreign_state(model, "torchvision-vgg", gradients), part(torchvision, f"{kind} gradient "))
+    assert_equal(foreign_state(model, "torchvision_vgg", gradients), part(torchvision, f"{kind} gradient "))
     buffers = part(torchvision, f"{kind} buffer ")
     wanted = {name: tensor for name, tensor in buffers.items() if not name.endswith("num_batches_tracked")}
-    assert_equal(foreign_state(model, "torchvision-vgg", dict(model.named_buffers())), wanted)
+    assert_equal(foreign_state(model, "torchvision_vgg", dict(model.named_buffers())), wanted)
     torch.testing.assert_close(model.eval()(IMAGES), torchvision[f"{kind} eval"], rtol=0, atol=TOLERANCE)
 
 

@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 import dougong
-from dougong.checkpoint.convert import dialect_of
 from dougong.checkpoint.weights import load_model
 from dougong.cli import app
 from dougong.cli.failure import run_guarded
@@ -216,17 +215,17 @@ def test_what_it_leaves_behind_is_looked_at(tmp_path: Path, monkeypatch: pytest.
 # Weights of torchvision, told by their names and shapes
 
 WEIGHTS: dict[str, tuple[str, dict[str, Any]]] = {
-    "resnet, basic": ("timm-resnet", {"name": "resnet", "depths": [1, 2], "widths": [8, 12]}),
+    "resnet, basic": ("timm_resnet", {"name": "resnet", "depths": [1, 2], "widths": [8, 12]}),
     "resnet, bottleneck": (
-        "timm-resnet",
+        "timm_resnet",
         {"name": "resnet", "block": "bottleneck", "depths": [2, 1], "widths": [4, 6], "stem_dim": 8},
     ),
     "vgg": (
-        "torchvision-vgg",
+        "torchvision_vgg",
         {"name": "vgg", "depths": [1, 2], "widths": [4, 6], "pooled": 3, "hidden_dim": 10},
     ),
     "vgg, normed": (
-        "torchvision-vgg",
+        "torchvision_vgg",
         {"name": "vgg", "depths": [2, 1], "widths": [4, 6], "norm": "batch", "pooled": 2, "hidden_dim": 12},
     ),
 }
@@ -234,7 +233,7 @@ WEIGHTS: dict[str, tuple[str, dict[str, Any]]] = {
 
 def torchvision_file(kind: str, path: Path) -> nn.Module:
     """Writes a file of torch.save as torchvision's are: their names alone; returns our model of the same values."""
-    model_type, values = WEIGHTS[kind]
+    dialect, values = WEIGHTS[kind]
     config: Any = validate(find_part("models", values["name"]).PART, {**values, "num_classes": 5})
     model = config.filled().build()
     model.init_weights(0)
@@ -242,7 +241,7 @@ def torchvision_file(kind: str, path: Path) -> nn.Module:
         if tensor.ndim == 1:
             tensor.uniform_(0.5, 1.5)
     tensors = model.state_dict()
-    layout = dialect_of({"model_type": model_type}).layout(model.config.model_dump(mode="json"), tensors)
+    layout = find_part("checkpoint.convert", dialect).layout(model.config.model_dump(mode="json"), tensors)
     state = OrderedDict((layout[name][0].name, tensor) for name, tensor in tensors.items())
     counters = [name.removesuffix("running_mean") for name in state if name.endswith("running_mean")]
     torch.save(state | {name + "num_batches_tracked": torch.tensor(3) for name in counters}, path)

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dougong.checkpoint import seal
-from dougong.checkpoint.convert import Layout, Piece, dialect_of, dialects, own_form
+from dougong.checkpoint.convert import Layout, Piece, dialect_of, dialects, own_form, recognisers
 from dougong.core import files
 from dougong.core.config import Config, find_part, validate
 from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
@@ -63,8 +63,8 @@ def recognise(folder: str | Path) -> nn.Module | None:
     folder = Path(folder)
     with _opened(folder) as stored:
         shapes = {name: tensor.shape for name, tensor in stored.items()}
-    for dialect in dialects():
-        values = dialect.recognise(shapes) if hasattr(dialect, "recognise") else None
+    for dialect in recognisers():
+        values = dialect.recognise(shapes)
         if values is not None:
             with _explained(folder, "must hold a model"):
                 config = validate(find_part("models", values["name"]).PART, values)
@@ -114,14 +114,14 @@ def load_weights(model: nn.Module, folder: str | Path, fresh: Sequence[str] = ()
         if not any(fnmatchcase(name, pattern) for name in ours):
             raise UsageError(f"init_new must fit tensors of the model, but {pattern!r} fits none.")
     config: Any = _translate(folder, theirs, dialect)
+    same_family = isinstance(model.config, type(config))
     with _opened(folder) as stored:
-        if not new and isinstance(model.config, type(config)):
+        if not new and same_family:
             _copy(model, _match(folder, dialect, model, stored))
             return []
         with _explained(folder, "must describe a model that can be built"), torch.device("meta"):
             source = config.build()
         parts = [part for part in _match(folder, dialect, source, stored) if part.ours not in new]
-        same_family = isinstance(model.config, type(config))
         _complain_of_other(folder, ours, source.state_dict(), new, same_family)
         _copy(model, [part for part in parts if part.ours in ours])
     return new

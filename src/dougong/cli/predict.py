@@ -56,7 +56,7 @@ def predict(
     tally = Tally(max_bad_samples)
     found: list[dict[str, Any]] = []
     least = 0.5 if min_score is None else min_score
-    for each in predictions(predictor, pictures, Wish(batch_size, least, place, max_bad_samples), tally):
+    for each in predictions(predictor, pictures, Wish(batch_size, least, place), tally):
         drawn = {} if each.drawn is None else {"drawn": str(each.drawn)}
         found.append({"picture": each.picture, **each.answer, **drawn})
         if not json:

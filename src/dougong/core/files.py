@@ -78,13 +78,18 @@ def read_bytes(path: str | Path, limit: int | None = None) -> bytes:
 
     No more is asked for than the file has: to read asks for all of the memory that it is told to fill.
     """
-    with open_binary(path) as file:
+    with open_binary(path) as file, explained(path):
         return file.read() if limit is None else file.read(min(limit, os.fstat(file.fileno()).st_size + 1))
 
 
 def read_text(path: str | Path) -> str:
     """Returns a file's content as UTF-8; what is none becomes the replacement character."""
     return read_bytes(path).decode("utf-8", "replace")
+
+
+def cache_folder() -> Path:
+    """Returns the folder of what is made once: $DOUGONG_CACHE, or `~/.cache/dougong`."""
+    return Path(os.environ.get("DOUGONG_CACHE") or Path.home() / ".cache" / "dougong")
 
 
 def read_own(name: str) -> str:

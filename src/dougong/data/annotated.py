@@ -25,7 +25,7 @@ from dougong.data.classes import number_of
 from dougong.data.examples import AnnotatedImage, AnnotatedPicture
 from dougong.data.image import Limits, Pixels
 from dougong.data.images import AnnotatedConfig
-from dougong.data.inspection import Decoded, PictureFiles, Seen, cache_folder, folder_for, inspect, write_quarantine
+from dougong.data.inspection import Decoded, PictureFiles, Seen, folder_for, inspect, write_quarantine
 from dougong.data.reading import Bad
 from dougong.data.source import Tally
 from dougong.data.viewing import letterboxed
@@ -229,7 +229,7 @@ def made_ready(config: AnnotatedConfig, found: FoundObjects, cache: Path | None,
         FileError: More samples are bad than allowed, or none is left.
     """
     limits, stock = Limits(max_pixels=config.max_pixels), PictureFiles(found.paths)
-    folder = folder_for(cache or cache_folder(), found.source, limits)
+    folder = folder_for(cache or files.cache_folder(), found.source, limits)
     seen = inspect(stock, limits, folder, tally, _agrees(found.annotations))
     reader, boxes = _Boxes(found.labels, Tally(config.max_bad_samples)), list[Objects]()
     for annotation, each in zip(found.annotations, seen, strict=True):
@@ -249,7 +249,7 @@ def made_ready(config: AnnotatedConfig, found: FoundObjects, cache: Path | None,
     )
     for name, pictures in (("train", train), ("validate", validation)):
         if not len(pictures):
-            told = tally.summary().replace("documents", "pictures")
+            told = tally.summary("pictures")
             raise FileError(f"{found.source} must have pictures to {name} on, but has none ({told}). Add some.")
     return AnnotatedData(config, found.labels, train, validation, {**_counted(tally), "boxes": reader.counts()})
 

@@ -22,7 +22,7 @@ from dougong.data.augment.apply import Pipeline
 from dougong.data.examples import LabelledImage, Picture
 from dougong.data.image import Limits, Pixels
 from dougong.data.images import ClassifiedConfig, SplitConfig
-from dougong.data.inspection import Decoded, Seen, Stock, cache_folder, folder_for, inspect, write_quarantine
+from dougong.data.inspection import Decoded, Seen, Stock, folder_for, inspect, write_quarantine
 from dougong.data.source import Tally
 from dougong.data.viewing import Viewing
 
@@ -186,7 +186,7 @@ def made_ready(config: SplitConfig, found: Found, cache: Path | None, tally: Tal
         FileError: More samples are bad than allowed, or too few are left.
     """
     limits = Limits(max_pixels=config.max_pixels)
-    folder = folder_for(cache or cache_folder(), found.source, limits)
+    folder = folder_for(cache or files.cache_folder(), found.source, limits)
     seen = inspect(found.stock, limits, folder, tally)
     write_quarantine(folder, found.source, tally)
     parts: tuple[list[int], list[int]] = ([], [])
@@ -215,7 +215,7 @@ def _part(config: ClassifiedConfig, found: Found, seen: Sequence[Seen], numbers:
 
 def _require_all(labels: Sequence[str], train: Pictures, validation: Pictures, tally: Tally) -> None:
     """Sees that each class has pictures to train on, and that some are kept apart."""
-    told = _summary(tally)
+    told = tally.summary("pictures")
     numbers = np.bincount(train.labels, minlength=len(labels))
     apart = np.bincount(validation.labels, minlength=len(labels))
     for label, number, kept in zip(labels, numbers, apart, strict=True):
@@ -257,7 +257,3 @@ def _counts(source: str, tally: Tally, parts: Mapping[str, int]) -> dict[str, An
         "left_out": tally.left_out,
         **{part: {"examples": number} for part, number in parts.items()},
     }
-
-
-def _summary(tally: Tally) -> str:
-    return tally.summary().replace("documents", "pictures")

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dougong.core import files
 from dougong.core.errors import FileError
 from dougong.data.annotations import Annotation, Box
-from dougong.data.bounded import read_at_most
 
 _BYTES = 4_000_000_000
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -101,7 +101,7 @@ def _joined(
 
 def _items(path: str | Path) -> Iterator[tuple[str, int, Any]]:
     """Yields key, number and value of every item of every list in the file's object."""
-    raw = read_at_most(path, _BYTES)
+    raw = files.read_bytes(path, _BYTES + 1)
     if len(raw) > _BYTES:
         raise FileError(f"{path} must have at most {_BYTES:,} bytes, but has more. Refused.")
     try:

@@ -23,8 +23,8 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin
 
+from dougong.core import files
 from dougong.core.errors import FileError, is_memory
-from dougong.data.bounded import read_at_most
 from dougong.data.reading import Bad
 
 Pixels = UInt8[np.ndarray, "height width channel"]
@@ -112,7 +112,7 @@ def read_picture(
 
 def read_raw(path: str | Path, limits: Limits) -> bytes:
     """Returns the content of a file that may be a picture, but no more than one can have; see `decode`."""
-    return read_at_most(path, _most_bytes(limits))
+    return files.read_bytes(path, _most_bytes(limits) + 1)
 
 
 def decode(raw: bytes, channels: Mode = 3, limits: Limits = Limits()) -> Pixels:

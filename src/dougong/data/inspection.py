@@ -142,11 +142,6 @@ def folder_for(cache: Path, name: str, limits: Limits) -> Path:
     return cache / f"pictures-{hashlib.sha256(repr(facts).encode(errors='surrogateescape')).hexdigest()[:24]}"
 
 
-def cache_folder() -> Path:
-    """Returns the folder of what is made once: $DOUGONG_CACHE, or `~/.cache/dougong`."""
-    return Path(os.environ.get("DOUGONG_CACHE") or Path.home() / ".cache" / "dougong")
-
-
 def _count(tally: Tally, name: str, seen: Seen) -> None:
     if seen.bad:
         tally.quarantine(name, seen.bad)

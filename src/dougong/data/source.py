@@ -66,9 +66,9 @@ class Tally:
             wish = f"That is bad sample {number}, and max_bad_samples is {self.allowed}. " if self.allowed else ""
             raise FileError(f"{where}: {reason}. {wish}Repair it, or set max_bad_samples to leave such aside.")
 
-    def summary(self) -> str:
+    def summary(self, samples: str = "documents") -> str:
         """Returns `10 documents used of 12 read, 2 quarantined; left out: 3 hidden`."""
-        text = f"{self.used:,} documents used of {self.read:,} read, {len(self.quarantined):,} quarantined"
+        text = f"{self.used:,} {samples} used of {self.read:,} read, {len(self.quarantined):,} quarantined"
         outside = ", ".join(f"{count:,} {reason}" for reason, count in sorted(self.left_out.items()))
         return text + (f"; left out: {outside}" if outside else "")
 

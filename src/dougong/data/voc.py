@@ -10,8 +10,8 @@ import xml.parsers.expat
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 
+from dougong.core import files
 from dougong.data.annotations import Annotation, Box
-from dougong.data.bounded import read_at_most
 from dougong.data.reading import Bad
 
 _BYTES = 20_000_000
@@ -29,7 +29,7 @@ def read_voc(path: str | Path) -> Annotation:
         UsageError: The file does not exist.
         Bad: It is no such XML.
     """
-    raw = read_at_most(path, _BYTES)
+    raw = files.read_bytes(path, _BYTES + 1)
     if len(raw) > _BYTES:
         raise Bad(f"an annotation must have at most {_BYTES:,} bytes, but this has more")
     root = _parsed(raw)

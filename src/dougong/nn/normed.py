@@ -9,9 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dougong.core import seed as seeds
 from dougong.nn.convolution import Convolution2d
-from dougong.nn.init import fans
+from dougong.nn.init import draw_normal, fans
 from dougong.nn.lengths import Window
 from dougong.nn.named import SpatialNorm
 from dougong.nn.norm import BatchNorm2d, GroupNorm2d
@@ -83,10 +82,8 @@ def fill_convolutions(module: nn.Module, seed: int, prefix: str = "") -> None:
     | bias; running mean | 0 |
     """
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
-        if tensor.ndim == 4:
-            std = (2.0 / fans(tensor.shape)[1]) ** 0.5
-            values = torch.empty(tensor.shape, dtype=torch.float32, device="cpu")
-            tensor.copy_(values.normal_(0.0, std, generator=seeds.generator(seed, "init", prefix + name)))
+        if isinstance(tensor, nn.Parameter) and tensor.ndim == 4:
+            draw_normal(tensor, (2.0 / fans(tensor.shape)[1]) ** 0.5, seed, prefix + name)
         elif name.endswith(("bias", "running_mean")):
             tensor.zero_()
         else:

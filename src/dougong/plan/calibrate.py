@@ -21,7 +21,6 @@ from jaxtyping import Float
 from dougong.core import files
 from dougong.core.errors import FileError
 from dougong.core.heap import keep_freed_memory
-from dougong.data.datasets.text import cache_folder
 from dougong.plan.kernels import Kernel, kernels
 from dougong.plan.machine import machine_name
 from dougong.plan.reference import crowding_on
@@ -88,7 +87,7 @@ def _shorter(one: Calibration, other: Calibration) -> Calibration:
 
 def _path(folder: Path | None) -> Path:
     digest = hashlib.sha256(machine_name().encode()).hexdigest()[:16]
-    return (folder or cache_folder()) / f"calibration-{digest}.json"
+    return (folder or files.cache_folder()) / f"calibration-{digest}.json"
 
 
 def _table(kernel: Kernel, budget: float) -> Table:

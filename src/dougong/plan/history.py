@@ -17,7 +17,6 @@ from typing import Any, Literal
 from dougong.core import files
 from dougong.core.errors import UsageError
 from dougong.core.strict import parse_json
-from dougong.data.datasets.text import cache_folder
 from dougong.plan.machine import machine_name
 
 Kind = Literal["parameters", "flops", "memory", "seconds"]
@@ -93,7 +92,7 @@ def interval(kind: Kind, family: str, folder: Path | None = None) -> Interval:
 
 
 def _path(folder: Path | None) -> Path:
-    return (folder or cache_folder()) / "plans.jsonl"
+    return (folder or files.cache_folder()) / "plans.jsonl"
 
 
 def _entries(path: Path) -> list[dict[str, Any]]:

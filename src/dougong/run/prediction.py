@@ -51,13 +51,11 @@ class Wish:
         batch_size: Pictures that go through the model at once.
         min_score: Objects of a lower score are left out, from 0 to 1.
         to: Where pictures with objects drawn in go; None: nowhere.
-        max_bad_samples: How many pictures may be broken before it stops.
     """
 
     batch_size: int = 16
     min_score: float | int = 0.5
     to: Path | None = None
-    max_bad_samples: int = 0
 
 
 def predict(
@@ -77,7 +75,8 @@ def predict(
         run: The run folder, where the source is a recipe.
         precision: auto, fp32, bf16 or fp16.
         device: auto, cpu, cuda, cuda:1 or mps.
-        options: The fields of `Wish`: batch_size, min_score, to, max_bad_samples.
+        options: The fields of `Wish`: batch_size, min_score, to; and max_bad_samples, how many pictures may be broken
+            before it stops.
 
     Raises:
         UsageError: There is no such run or picture, or the model does not answer about pictures.
@@ -88,7 +87,7 @@ def predict(
     several = [pictures] if not isinstance(pictures, list | tuple) else pictures
     if options.get("to") is not None:
         options["to"] = Path(options["to"])
-    tally = Tally(options.get("max_bad_samples", 0))
+    tally = Tally(options.pop("max_bad_samples", 0))
     found = [
         {"picture": each.picture, **each.answer} for each in predictions(predictor, several, Wish(**options), tally)
     ]

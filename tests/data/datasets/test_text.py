@@ -12,8 +12,9 @@ import pytest
 from dougong.core import log
 from dougong.core.config import try_validate, validate
 from dougong.core.errors import FileError, UsageError
+from dougong.core.files import cache_folder
 from dougong.data import loader
-from dougong.data.datasets.text import TextConfig, TextData, cache_folder
+from dougong.data.datasets.text import TextConfig, TextData
 from dougong.data.tokenizer import Tokenizer
 from tests.conftest import shared
 

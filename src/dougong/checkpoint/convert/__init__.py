@@ -13,7 +13,7 @@ A dialect is a module with
 - `counters(names)`, where theirs has such: the names of whole numbers in their file that count training steps and
   decide nothing; they are written as 0;
 - `recognise(shapes)`, where files come without a config: the values of our config from the names and shapes of their
-  tensors, or None.
+  tensors, or None. A dialect of such files alone has neither `MODEL_TYPE` nor the functions about configs.
 
 Knows how configs and names correspond; knows no model class, and opens no file.
 """
@@ -56,13 +56,23 @@ class Piece:
     window: int | None = None
 
 
+_TIMM = "timm-"
 Layout = Mapping[str, tuple[Piece, ...]]
 Shapes = Mapping[str, Sequence[int]]
 
 
 def dialects() -> list[ModuleType]:
-    """Returns all foreign dialects, by name; our own form is not among them."""
-    return [find_part("checkpoint.convert", name) for name in part_names("checkpoint.convert") if name != "native"]
+    """Returns the foreign dialects that have a config, by name; our own form is not among them."""
+    return [dialect for dialect in _modules() if hasattr(dialect, "MODEL_TYPE") and dialect is not own_form()]
+
+
+def recognisers() -> list[ModuleType]:
+    """Returns the dialects that tell a model by the names and shapes of its tensors."""
+    return [dialect for dialect in _modules() if hasattr(dialect, "recognise")]
+
+
+def _modules() -> list[ModuleType]:
+    return [find_part("checkpoint.convert", name) for name in part_names("checkpoint.convert")]
 
 
 def own_form() -> ModuleType:
@@ -76,15 +86,20 @@ def dialect_of(config: Mapping[str, Any]) -> ModuleType:
     Raises:
         FileError: There is none.
     """
-    model_type = config.get("model_type")
-    if model_type is None and isinstance(config.get("architecture"), str):
-        model_type = "timm-" + re.split(r"\d", config["architecture"])[0]
     known = {dialect.MODEL_TYPE: dialect for dialect in dialects()}
+    model_type, architecture = config.get("model_type"), config.get("architecture")
+    if model_type is None and isinstance(architecture, str):
+        family = _TIMM + re.split(r"\d", architecture)[0]
+        if family not in known:
+            theirs = [name.removeprefix(_TIMM) for name in known if name.startswith(_TIMM)]
+            raise refuse("architecture", f"of timm's {' or '.join(theirs)}", architecture)
+        return known[family]
     if isinstance(model_type, str) and model_type.startswith(own_form().MODEL_TYPE):
         return own_form()
     if not isinstance(model_type, str) or model_type not in known:
+        names = ", ".join(name for name in known if not name.startswith(_TIMM))
         raise FileError(
-            f"model_type in config.json must be one of {', '.join(known)} or our own, but is {model_type!r}. "
+            f"model_type in config.json must be one of {names} or our own, but is {model_type!r}. "
             "Choose a model of one of these families."
         )
     return known[model_type]

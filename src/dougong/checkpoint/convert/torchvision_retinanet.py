@@ -14,7 +14,6 @@ from dougong.checkpoint.convert import Layout, Piece, Shapes, norm_names
 from dougong.checkpoint.convert.timm_resnet import foreign as trunk_name
 from dougong.checkpoint.convert.timm_resnet import trunk_values
 
-MODEL_TYPE = "torchvision-retinanet"
 PREFIX = ""
 IGNORED = r".*num_batches_tracked"
 TIED: dict[str, str] = {}
@@ -28,15 +27,6 @@ _PYRAMID = {"lateral": "inner_blocks", "output": "layer_blocks"}
 _RATIOS = 3
 _SHAPE = (3, 800, 1344)
 """What torchvision tests at: a shorter side of 800 pixels, a longer one of at most 1,333, padded to whole strides."""
-
-
-def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values of our config, which an import found out and stand under the key `dougong`."""
-    return dict(config["dougong"])
-
-
-def write_config(values: Mapping[str, Any]) -> None:
-    """Returns nothing: no config can say it in their words."""
 
 
 def recognise(shapes: Shapes) -> dict[str, Any] | None:

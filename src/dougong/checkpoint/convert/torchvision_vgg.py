@@ -11,21 +11,11 @@ from typing import Any
 
 from dougong.checkpoint.convert import Layout, Piece, Shapes, norm_names
 
-MODEL_TYPE = "torchvision-vgg"
 PREFIX = ""
 IGNORED = r".*num_batches_tracked"
 TIED: dict[str, str] = {}
 
 _CLASSIFIER = {"hidden.0": "classifier.0", "hidden.1": "classifier.3", "head": "classifier.6"}
-
-
-def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the values of our config, which an import found out and stand under the key `dougong`."""
-    return dict(config["dougong"])
-
-
-def write_config(values: Mapping[str, Any]) -> None:
-    """Returns nothing: no config can say it in their words."""
 
 
 def recognise(shapes: Shapes) -> dict[str, Any] | None:

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dougong.core import files
 from dougong.core.config import did_you_mean
 from dougong.core.errors import UsageError
 from dougong.data.classes import number_of, sorted_labels
 from dougong.data.classified import ClassifiedData, Found, made_ready
 from dougong.data.datasets.hub_images import HubImagesConfig
 from dougong.data.image import Limits, read_raw
-from dougong.data.inspection import PictureFiles, cache_folder
+from dougong.data.inspection import PictureFiles
 from dougong.data.reading import Bad
 from dougong.data.source import Tally
 from dougong.data.sources.hub import Hub, HubConfig, translated
@@ -25,7 +26,7 @@ from dougong.data.sources.hub import Hub, HubConfig, translated
 
 def prepared(config: HubImagesConfig, cache: Path | None) -> ClassifiedData:
     """Fetches the data set, looks at each picture, and returns them ready to train on."""
-    folder = cache or cache_folder()
+    folder = cache or files.cache_folder()
     splits = [split for split in (config.split, config.validation_split) if split is not None]
     hub = _source(config)
     parts = [_Records(_loaded(config, hub, split, folder), config, split, hub.fingerprint) for split in splits]

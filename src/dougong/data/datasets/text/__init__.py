@@ -74,6 +74,6 @@ def _prepared() -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("TextData", "cache_folder"):
+    if name != "TextData":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(_prepared(), name)

@@ -6,7 +6,6 @@ Knows how the parts of `data` fit together; does not know models, tasks or batch
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -25,15 +24,10 @@ from dougong.data.vocabulary import BpeConfig, CharsConfig
 
 def prepared(config: TextConfig, cache: Path | None, seq_len: int) -> TextData:
     """Reads, splits and tokenizes the text, or finds that done in the cache."""
-    folder = cache or cache_folder()
+    folder = cache or files.cache_folder()
     divided = [Divided(source.build(), config.validation) for source in config.sources]
     tokenizer = _tokenizer(config, divided, folder)
     return TextData(config, tokenizer, [prepare(part, tokenizer, folder) for part in divided], seq_len)
-
-
-def cache_folder() -> Path:
-    """Returns the folder of what is made once: $DOUGONG_CACHE, or `~/.cache/dougong`."""
-    return Path(os.environ.get("DOUGONG_CACHE") or Path.home() / ".cache" / "dougong")
 
 
 class TextData:
