@@ -32,10 +32,78 @@ class LabelledText:
     Attributes:
         tokens: Token ids, at least one.
         label: The number of its class.
+        segments: For each token whether it belongs to the first text (0) or the second (1); None: there is no second.
     """
 
     tokens: Int[np.ndarray, " length"]
     label: int
+    segments: Int[np.ndarray, " length"] | None = None
+
+
+@dataclass(frozen=True)
+class EncoderText:
+    """A text, or two, as an encoder reads them: `[CLS] first [SEP]`, or `[CLS] first [SEP] second [SEP]`.
+
+    Attributes:
+        tokens: Token ids, with those of the frame.
+        segments: For each token whether it belongs to the first text (0) or the second (1).
+        follows: Whether the second follows the first where they come from; None: there is no second.
+    """
+
+    tokens: Int[np.ndarray, " length"]
+    segments: Int[np.ndarray, " length"]
+    follows: bool | None = None
+
+
+@dataclass(frozen=True)
+class TaggedText:
+    """A text with a tag for each of its words.
+
+    Attributes:
+        tokens: Token ids.
+        tags: For each token the number of its tag; -1 where none counts (the frame, and all but a word's first token).
+        number: Which sentence of its dataset it is.
+    """
+
+    tokens: Int[np.ndarray, " length"]
+    tags: Int[np.ndarray, " length"]
+    number: int
+
+
+@dataclass(frozen=True)
+class QuestionWindow:
+    """A question with a part of the text that may answer it: `[CLS] question [SEP] part [SEP]`.
+
+    Attributes:
+        tokens: Token ids, with those of the frame.
+        segments: 0 for the question, 1 for the text.
+        start: The place among `tokens` of the answer's first token; 0 (`[CLS]`) where this part has no answer.
+        end: The place of its last token; 0 where there is none.
+        spans: For each token the characters of the text that it stands for, from and to; -1, -1 outside the text.
+        question: Which question of its dataset it is; a long text gives several windows of one question.
+    """
+
+    tokens: Int[np.ndarray, " length"]
+    segments: Int[np.ndarray, " length"]
+    start: int
+    end: int
+    spans: Int[np.ndarray, "length 2"]
+    question: int
+
+
+@dataclass(frozen=True)
+class TextPair:
+    """A text and its translation.
+
+    Attributes:
+        source: Token ids of the text, with the token that ends it.
+        target: Token ids of the translation, with the token that ends it.
+        number: Which pair of its dataset it is.
+    """
+
+    source: Int[np.ndarray, " source"]
+    target: Int[np.ndarray, " target"]
+    number: int
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ EXTRAS = {
     "zstd": Extra("text from files compressed with zstd (.zst)", ("zstandard",)),
     "hub": Extra("text from data sets of the Hugging Face hub", ("datasets",)),
     "hf": Extra("transformers, to open what a run leaves behind there", ("transformers",)),
+    "translation": Extra("BLEU and chrF of translations", ("sacrebleu",)),
+    "lora": Extra("adapters of low rank (LoRA)", ("peft",)),
     "detection": Extra("the figures of detectors", ("faster-coco-eval",)),
     "sklearn": Extra("the dataset digits", ("scikit-learn",)),
     "wandb": Extra("curves in Weights & Biases", ("wandb",)),
