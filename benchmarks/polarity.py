@@ -75,8 +75,9 @@ class Sentences:
         """Holds the sentences against what the recipes see of them."""
         for part, examples in ((self.training, data.train[0][0]), (self.validation, data.validation)):
             rows = data.tokenizer.encode_batch(list(part.texts))
-            same = all(np.array_equal(row[: data.seq_len], seen) for row, seen in zip(rows, examples.rows, strict=True))
-            if not same or list(part.labels) != list(examples.labels):
+            seen = [examples[number] for number in range(len(examples))]
+            same = all(np.array_equal(row[: data.seq_len], one.tokens) for row, one in zip(rows, seen, strict=True))
+            if not same or list(part.labels) != [one.label for one in seen]:
                 raise AssertionError("the baseline must see the sentences that the recipes see, but they differ")
 
 

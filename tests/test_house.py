@@ -85,6 +85,8 @@ BROKEN: list[tuple[Callable[[Path], list[str]], dict[str, str]]] = [
     (house.executing_complaints, {"data/a.py": "exec(text)"}),
     (house.executing_complaints, {"data/a.py": "np.load(path, allow_pickle=True)"}),
     (house.executing_complaints, {"data/a.py": "load(path, trust_remote_code=flag)"}),
+    (house.executing_complaints, {"run/within.py": "value = eval(text)"}),
+    (house.executing_complaints, {"run/exam.py": "exec(compile(text, 'program', 'exec'))"}),
     (house.executing_complaints, {"checkpoint/unpickle.py": "torch.load(path)"}),
     (house.executing_complaints, {"checkpoint/unpickle.py": "torch.load(path, weights_only=False)"}),
     (house.executing_complaints, {"checkpoint/unpickle.py": "torch.load(path, weights_only=safe)"}),

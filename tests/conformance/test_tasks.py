@@ -14,12 +14,49 @@ from dougong.core.contracts import Batch, Task
 # The smallest model that suits each objective.
 MODELS = {
     "language_modeling": {"name": "gpt", "vocab_size": 19, "max_seq_len": 6, "dim": 8, "num_heads": 2, "num_layers": 1},
+    "masked_lm": {
+        "name": "bert",
+        "head": "pretraining",
+        "vocab_size": 37,
+        "max_seq_len": 20,
+        "dim": 8,
+        "num_heads": 2,
+        "num_layers": 1,
+        "dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
     "text_classification": {
         "name": "stack",
         "vocab_size": 37,
         "max_seq_len": 6,
         "num_classes": 3,
         "stages": [{"embed": {"dim": 8, "std": 0.5}}, {"conv": {"kernel": 2}}, "activate", {"pool": "max"}, "classify"],
+    },
+    "token_classification": {
+        "name": "stack",
+        "vocab_size": 37,
+        "max_seq_len": 6,
+        "num_classes": 3,
+        "stages": [{"embed": {"dim": 8, "std": 0.5}}, {"conv": {"kernel": 3}}, "activate", "tag"],
+    },
+    "question_answering": {
+        "name": "bert",
+        "head": "spans",
+        "vocab_size": 37,
+        "max_seq_len": 12,
+        "dim": 8,
+        "num_heads": 2,
+        "num_layers": 1,
+    },
+    "translation": {
+        "name": "seq2seq",
+        "vocab_size": 37,
+        "max_seq_len": 12,
+        "start_id": 0,
+        "dim": 8,
+        "num_heads": 2,
+        "num_layers": 1,
+        "dropout": 0.0,
     },
     "image_classification": {
         "name": "stack",
@@ -41,7 +78,14 @@ MODELS = {
 }
 
 # What concerns answers and no loss, is tested where answers are.
-OF_ANSWERS = ("score_threshold", "nms_threshold", "candidates", "max_detections")
+OF_ANSWERS = (
+    *("score_threshold", "nms_threshold", "candidates", "max_detections"),
+    *("max_answer_len", "no_answer_threshold"),
+    *("num_beams", "length_penalty", "length_norm", "coverage_penalty", "max_ratio", "max_extra"),
+    *("bleu_tokenizer", "lowercase"),
+)
+# Words of several tokens are a tokenizer's, and here is none.
+OF_WORDS = ("whole_words",)
 
 
 def built(name: str, **options: Any) -> tuple[Task, nn.Module]:
@@ -136,7 +180,7 @@ def test_every_option_changes_the_loss(name: str) -> None:
     task, model = built(name)
     plain = task.loss(model, example(task)).sum
     for field in find_part("tasks", name).PART.model_fields:
-        if field not in {"name", *OF_ANSWERS}:
+        if field not in {"name", *OF_ANSWERS, *OF_WORDS}:
             other, _ = built(name, **{field: 0.125})
             assert other.loss(model, example(other)).sum != plain, field
 

@@ -26,6 +26,7 @@ READABLE = [sys.prefix, sys.base_prefix]
 PROBE = """
 import json, os, socket, sys
 port, unix, secret, elsewhere, own, parent = sys.argv[1:]
+unix_path = os.path.dirname(elsewhere) + "/socket"
 def possible(attempt):
     try:
         attempt()
@@ -38,6 +39,9 @@ def udp():
 def abstract():
     with socket.socket(socket.AF_UNIX) as s:
         s.connect("\\0" + unix)
+def path(name):
+    with socket.socket(socket.AF_UNIX) as s:
+        s.connect(name)
 def write(path):
     with open(path, "w") as file:
         file.write("x")
@@ -49,6 +53,9 @@ print(json.dumps({
     "list": possible(lambda: os.listdir(os.path.dirname(secret))),
     "elsewhere": possible(lambda: write(elsewhere)),
     "link": possible(lambda: os.link(secret, own + "/linked")),
+    "mode": possible(lambda: os.chmod(secret, 0o640)),
+    "times": possible(lambda: os.utime(secret, (1, 1))),
+    "path socket": possible(lambda: path(unix_path)),
     "own": possible(lambda: write(own + "/mine")),
     "kill": possible(lambda: os.kill(int(parent), 0)),
     "environ": possible(lambda: open(f"/proc/{parent}/environ").read()),
@@ -57,7 +64,8 @@ print(json.dumps({
     "told": "DOUGONG_SECRET" in os.environ,
 }))
 """
-REACHED = {"tcp", "udp", "abstract socket", "secret", "list", "elsewhere", "link", "kill", "environ", "told"}
+SOCKETS = {"tcp", "udp", "abstract socket", "path socket"}
+REACHED = SOCKETS | {"secret", "list", "elsewhere", "link", "mode", "times", "kill", "environ", "told"}
 
 
 def run(code: str, *words: str, **options: Any) -> Outcome:
@@ -92,9 +100,12 @@ def words(port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterato
     (tmp_path / "private" / "secret").write_text("s")
     monkeypatch.setenv("DOUGONG_SECRET", "s")
     name = f"dougong-{os.getpid()}"
-    with socket.socket(socket.AF_UNIX) as server:
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as with_path:
         server.bind("\0" + name)
         server.listen()
+        monkeypatch.chdir(tmp_path)  # the path of a socket may have some hundred letters alone
+        with_path.bind("socket")
+        with_path.listen()
         places = (tmp_path / "private" / "secret", tmp_path / "elsewhere", tmp_path / "own")
         yield [str(port), name, *map(str, places), str(os.getpid())]
 
@@ -104,7 +115,7 @@ def test_from_inside_nothing_outside_can_be_reached(words: list[str], tmp_path: 
     assert (outcome.exit_code, outcome.broken) == (0, None), outcome.err
     found = json.loads(outcome.out)
     assert found == dict.fromkeys(REACHED | {"privileges", "superuser"}, False) | {"own": True}
-    assert outcome.held == {"network", "processes", "mounts", "files"}
+    assert outcome.held == isolation.WALLS - {"folder"}
     assert [path.name for path in (tmp_path / "own").iterdir()] == ["mine"]
     assert not (tmp_path / "elsewhere").exists()
 
@@ -117,44 +128,60 @@ def test_without_isolation_the_same_probe_reaches_what_it_wants(words: list[str]
     assert (tmp_path / "elsewhere").exists()
 
 
-def weakened(folder: Path, old: str, new: str, monkeypatch: pytest.MonkeyPatch) -> None:
+OFF = {
+    "namespaces": ("held = _enter_namespaces()", "held = set()"),
+    "users": ("_libc.unshare(flags) == 0", "False"),
+    "files": ('held = _landlock([*spec["readable"], "/proc/self"], spec["writable"])', "held = set()"),
+    "still": ('not _still(spec["writable"])', "False"),
+    "calls": ("if calls else held", "if False else held"),
+    "all": ("def main() -> None:", "def main() -> None:\n    raise SystemExit(0)"),
+}
+
+
+def weakened(folder: Path, monkeypatch: pytest.MonkeyPatch, *walls: str) -> None:
     """Lets the confining program be one in which something fails or is left out."""
     text = CONFINE.read_text(encoding="utf-8")
-    assert old in text
-    (folder / "confine.py").write_text(text.replace(old, new), encoding="utf-8")
+    for old, new in map(OFF.__getitem__, walls):
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "confine.py").write_text(text, encoding="utf-8")
     monkeypatch.setattr(isolation, "_CONFINE", folder / "confine.py")
 
 
 def test_where_namespaces_cannot_be_had_nothing_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "own").mkdir()
-    weakened(tmp_path, "_libc.unshare(flags) == 0", "False", monkeypatch)
+    weakened(tmp_path, monkeypatch, "users")
     touch = "import sys; open(sys.argv[1], 'w')"
     with pytest.raises(IsolationError, match="must run in isolation, .* no wall around network") as caught:
         run(touch, str(tmp_path / "own" / "touched"), writable=[tmp_path / "own"])
     assert caught.value.exit_code == 7
     assert not (tmp_path / "own" / "touched").exists()
     weaker = run(touch, str(tmp_path / "own" / "touched"), writable=[tmp_path / "own"], needs=())
-    assert weaker.held == {"files"}
+    assert weaker.held == {"files", "calls"}
     assert (tmp_path / "own" / "touched").exists()
 
 
+HOLES: dict[tuple[str, ...], set[str]] = {
+    ("files",): {"secret", "list"},
+    ("files", "still"): {"secret", "list", "elsewhere", "link", "mode", "times"},
+    ("still",): {"mode", "times"},
+    ("calls",): {"path socket"},
+    ("calls", "namespaces"): {"udp", "path socket", "mode", "times"},
+}
+
+
 @pytest.mark.usefixtures("a_network")
+@pytest.mark.parametrize("walls", HOLES, ids="+".join)
 def test_without_one_wall_the_probe_finds_the_hole(
-    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    walls: tuple[str, ...], words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    weakened(tmp_path, "held |= _shut_in(spec)", "pass", monkeypatch)
-    found = json.loads(run(PROBE, *words, writable=[tmp_path / "own"]).out)
-    assert found["secret"]
-    assert found["elsewhere"]
-    assert not found["tcp"]
-    weakened(tmp_path, "held = _enter_namespaces()", "held = set()", monkeypatch)
+    weakened(tmp_path, monkeypatch, *walls)
     found = json.loads(run(PROBE, *words, writable=[tmp_path / "own"], needs=()).out)
-    assert found["udp"]
-    assert not found["secret"]
+    assert {name for name in REACHED if found[name]} == HOLES[walls]
 
 
 def test_a_confining_program_that_fails_has_run_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    weakened(tmp_path, "def main() -> None:", "def main() -> None:\n    raise SystemExit(0)", monkeypatch)
+    weakened(tmp_path, monkeypatch, "all")
     with pytest.raises(IsolationError, match="cannot be had here"):
         run("print(1)")
     monkeypatch.setattr(sys, "platform", "darwin")
@@ -183,6 +210,67 @@ def test_what_is_used_has_a_limit_and_the_parent_knows_how_it_ended(name: str, t
     assert (outcome.exit_code, outcome.broken) == (exit_code, broken), outcome.err
     assert len(outcome.err) <= limits.output_bytes
     assert time.monotonic() - begin < 30
+
+
+FOLDER = """
+import os, sys, tempfile
+place = tempfile.gettempdir()
+try:
+    for number in range(100):
+        with open(f"{sys.argv[1]}{number}", "wb") as file:
+            file.write(bytes(10**5))
+except OSError as error:
+    print(error.strerror)
+print(os.getcwd() == os.environ["HOME"] == place, len(os.listdir()) < 20)
+"""
+
+
+def test_its_own_folder_is_small_is_its_home_and_goes_with_it() -> None:
+    mark = f"mark-{os.getpid()}-"
+    outcome = run(FOLDER, mark, limits=Limits(folder_bytes=1 << 20), needs=isolation.WALLS)
+    assert outcome.out == b"No space left on device\nTrue True\n", outcome.err
+    places = [path for path in ("/dev/shm", "/tmp", "/mnt", "/media") if os.path.isdir(path)]
+    assert not [name for path in places for name in os.listdir(path) if name.startswith(mark)]
+    with pytest.raises(IsolationError, match="no wall around folder"):
+        run(FOLDER, mark, needs=isolation.WALLS)
+
+
+PROCESSES = """
+import os, subprocess, sys, threading
+thread = threading.Thread(target=print, args=("thread",))
+thread.start()
+thread.join()
+for name, attempt in (("fork", os.fork), ("spawn", lambda: subprocess.run([sys.executable, "-c", ""]))):
+    try:
+        if attempt() == 0:
+            os._exit(0)
+        print(name, flush=True)
+    except OSError:
+        pass
+"""
+
+
+def test_what_may_have_no_children_has_none_though_it_were_the_superuser() -> None:
+    assert run(PROCESSES, limits=Limits(children=False)).out == b"thread\n"
+    assert run(PROCESSES).out == b"thread\nfork\nspawn\n"
+
+
+def test_what_is_confined_is_talked_to_while_it_runs() -> None:
+    code = "while line := input():\n    print(line[::-1], flush=True)"
+    command = [sys.executable, "-I", "-c", code]
+    with isolation.confined(command, readable=READABLE, stdin=subprocess.PIPE) as room:
+        room.await_walls()
+        assert room.process.stdin is not None
+        assert room.process.stdout is not None
+        for word in (b"one\n", b"two\n"):
+            room.process.stdin.write(word)
+            assert room.process.stdout.read(4) == word[-2::-1] + b"\n"
+        assert room.exit_code is None
+        room.process.stdin.write(b"\n")
+        assert room.await_end(20.0) == 0
+    with isolation.confined(command, readable=READABLE, stdin=subprocess.PIPE) as room:
+        room.await_walls()
+    assert room.process.returncode == -signal.SIGKILL
 
 
 def test_what_it_leaves_running_ends_with_it(tmp_path: Path) -> None:

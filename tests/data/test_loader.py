@@ -13,7 +13,7 @@ import torch
 
 from dougong.core.contracts import Batch
 from dougong.data import loader
-from dougong.data.loader import Batches, BatchSizes, everything, in_order, order
+from dougong.data.loader import Batches, BatchSizes, Bucketed, everything, in_order, order
 
 
 class Numbers:
@@ -215,3 +215,40 @@ def test_grain_is_imported_late_and_quietly_and_draws_nothing() -> None:
     assert done.stderr == ""
     endless = order([(Numbers(0, 3), None)], 1)
     assert done.stdout.strip() == str([endless[number] for number in range(6)])  # and is the same in each process
+
+
+class Words(Numbers):
+    """Examples that are texts of 1 to 23 letters."""
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        return chr(ord("a") + index % 26) * (1 + index * 7 % 23)
+
+
+WORDS = [(Words(0, 40), None)]
+
+
+def _bucketed(seed: int = 3) -> Bucketed:
+    return Bucketed(order(WORDS, seed=1), len, size=4, batches=5, seed=seed)
+
+
+def test_buckets_hold_each_stretch_of_the_order_once():
+    plain, bucketed = order(WORDS, seed=1), _bucketed()
+    for stretch in range(4):
+        numbers = range(stretch * 20, stretch * 20 + 20)
+        assert sorted(bucketed[n] for n in numbers) == sorted(plain[n] for n in numbers)
+        assert [bucketed[n] for n in numbers] != [plain[n] for n in numbers]
+
+
+def test_the_examples_of_a_bucketed_batch_are_alike_in_length():
+    def spread(examples: Any) -> int:
+        batches = ([len(examples[n]) for n in range(first, first + 4)] for first in range(0, 80, 4))
+        return sum(max(lengths) - min(lengths) for lengths in batches)
+
+    assert spread(_bucketed()) < 0.35 * spread(order(WORDS, seed=1))
+
+
+def test_a_bucketed_example_depends_on_its_number_alone():
+    once, again = _bucketed(), _bucketed()
+    forward = [once[n] for n in range(100)]
+    assert [again[n] for n in reversed(range(100))] == forward[::-1]
+    assert [_bucketed(seed=4)[n] for n in range(100)] != forward

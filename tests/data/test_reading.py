@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dougong.core.errors import FileError, MissingExtra, UsageError
-from dougong.data import reading
+from dougong.data import raw, reading
 from dougong.data.source import Tally
 from tests.conftest import shared
 
@@ -182,13 +182,13 @@ def test_bad_line_is_left_aside_with_its_reason_and_the_next_is_read(tmp_path: P
 
 
 def test_line_longer_than_the_limit_is_bad_and_never_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "LINE", 3_000_000)
+    monkeypatch.setattr(raw, "LINE", 3_000_000)
     long = json.dumps({"text": "x" * 9_000_000}).encode()
     path = written(tmp_path / "a.jsonl", b'{"text": "a"}\n' + long + b'\n{"text": "b"}\n')
     texts, tally = read(path)
     assert texts == ["a", "b"]
     assert [where.rsplit(" ", 1)[1] for where, _ in tally.quarantined] == ["2"]
-    monkeypatch.setattr(reading, "LINE", 10_000_000)
+    monkeypatch.setattr(raw, "LINE", 10_000_000)
     assert [len(text) for text in read(path)[0]][0::139] == [1, 1]
 
 
@@ -203,7 +203,7 @@ def test_unclosed_quote_does_not_swallow_the_memory(tmp_path: Path, monkeypatch:
 def test_table_without_the_column_is_refused(tmp_path: Path, name: str, separator: str) -> None:
     path = written(tmp_path / name, f"id{separator}body\n1{separator}a\n")
     assert read(path, field="body")[0] == ["a"]
-    with pytest.raises(FileError, match="must have the column 'text', but has 'id', 'body'. Set field."):
+    with pytest.raises(FileError, match="must have the column 'text', but has 'id', 'body'. Name one of these."):
         read(path)
 
 

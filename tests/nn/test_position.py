@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dougong.nn.named import LinearScaling, Llama3Scaling
-from dougong.nn.position import frequencies, rotary, rotate, sinusoidal
+from dougong.nn.position import frequencies, rotary, rotate, sinusoidal, sinusoidal_halves
 
 CPU = torch.device("cpu")
 LLAMA3 = Llama3Scaling(factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_seq_len=64)
@@ -91,3 +91,13 @@ def test_sinusoidal_distance_is_a_rotation() -> None:
     products = vectors @ vectors.T
     torch.testing.assert_close(products[:-7, 7:].diagonal(), products[0, 7].expand(33), rtol=0, atol=1e-5)
     assert (products[:-7, 7:].diagonal() - products[0, 8]).abs().min() > 1e-3
+
+
+@pytest.mark.parametrize("dim", [6, 7])
+def test_halves_are_the_sines_then_the_cosines(dim: int) -> None:
+    found = sinusoidal_halves(torch.arange(5), dim, torch.float32)
+    for place in range(5):
+        angles = [place / 10000 ** (2 * i / dim) for i in range((dim + 1) // 2)]
+        wanted = [math.sin(a) for a in angles] + [math.cos(a) for a in angles[: dim // 2]]
+        assert found[place].tolist() == pytest.approx(wanted, abs=1e-6)
+    assert (found - sinusoidal(torch.arange(5), dim, torch.float32)).abs().max() > 0.1

@@ -39,11 +39,13 @@ def gradient_gaps(reference: nn.Module, model: nn.Module) -> dict[str, float]:
     values = model.config.filled().model_dump(mode="json")
     ours = dict(model.named_parameters())
     gradients = {}
-    for name, pieces in dialect_of({"model_type": reference.config.model_type}).layout(values, ours).items():
+    dialect = dialect_of({"model_type": reference.config.model_type})
+    for name, pieces in dialect.layout(values, ours).items():
         for piece in pieces:
             gradient = ours[name].grad if piece.rows is None else ours[name].grad[slice(*piece.rows)]
             gradients[piece.name] = gradient.T if piece.transposed else gradient
-    theirs = {name: parameter.grad for name, parameter in reference.named_parameters()}
+    named = ((n if n in gradients else dialect.PREFIX + n, parameter) for n, parameter in reference.named_parameters())
+    theirs = {name: parameter.grad for name, parameter in named}
     assert gradients.keys() == theirs.keys()
     return {name: (gradients[name] - theirs[name]).abs().max().item() for name in theirs}
 
@@ -94,3 +96,28 @@ def assert_every_form_opens(reference: nn.Module, folder: Path) -> None:
     if reference.config.tie_word_embeddings:
         bare = saved(reference.base_model, folder / "bare")
         torch.testing.assert_close(load_model(bare)(TOKENS), logits, rtol=0, atol=TOLERANCE)
+
+
+def assert_classifier_parity(reference: nn.Module, folder: Path) -> None:
+    """Asserts the same of a decoder with a head over classes: read at the last token that is not padding, both ways."""
+    from transformers import AutoModelForSequenceClassification
+
+    model = load_model(saved(randomised(reference), folder / "theirs"))
+    lengths = torch.tensor([40, 23, 1])
+    tokens = torch.where(TOKENS == 96, 0, TOKENS)
+    tokens = torch.where(torch.arange(40) < lengths[:, None], tokens, 96)
+    expected, found = reference(tokens).logits, model(tokens)
+    assert expected.std() > 0.1, "logits must differ for the comparison to mean something"
+    torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE)
+    torch.testing.assert_close(model(tokens, lengths=lengths), expected, rtol=0, atol=TOLERANCE)
+    assert (model(tokens, lengths=torch.full((3,), 40)) - expected).abs().max() > 1e-3, "the place must matter"
+    for logits in (expected, found):
+        logits.log_softmax(dim=-1)[:, 1].mean().backward()
+    gaps = gradient_gaps(reference, model)
+    assert max(gaps.values()) < TOLERANCE, gaps
+    save_model(model, folder / "ours", labels=[f"class {number}" for number in range(expected.shape[1])])
+    again, notes = AutoModelForSequenceClassification.from_pretrained(folder / "ours", output_loading_info=True)
+    assert type(again) is type(reference)
+    assert not any(notes.values()), notes
+    assert (again.config.pad_token_id, again.config.id2label[1]) == (96, "class 1")
+    torch.testing.assert_close(again.eval()(tokens).logits, expected, rtol=0, atol=TOLERANCE)

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from tests.parity.reference import TOKENS, assert_every_form_opens, assert_opens_in_transformers, assert_parity
+from tests.parity.reference import (
+    TOKENS,
+    assert_classifier_parity,
+    assert_every_form_opens,
+    assert_opens_in_transformers,
+    assert_parity,
+)
 
 SMALL = {
     "vocab_size": 97,
@@ -40,6 +46,13 @@ def test_logits_and_gradients_equal_and_folder_goes_back(case: str, tmp_path: Pa
 
 def test_every_form_of_folder_opens(tmp_path: Path) -> None:
     assert_every_form_opens(reference(), tmp_path)
+
+
+def test_a_classifier_equals_theirs_and_goes_back(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    theirs = GPT2ForSequenceClassification(GPT2Config(**SMALL, num_labels=5, pad_token_id=96))
+    assert_classifier_parity(theirs, tmp_path)
 
 
 def test_dropout_goes_there_and_back(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from dougong.checkpoint.weights import load_model
 from tests.parity.reference import (
     TOKENS,
+    assert_classifier_parity,
     assert_every_form_opens,
     assert_opens_in_transformers,
     assert_parity,
@@ -59,6 +60,13 @@ def test_logits_and_gradients_equal_and_folder_goes_back(case: str, tmp_path: Pa
     theirs = reference(**CASES[case])
     ours = assert_parity(theirs, tmp_path / "theirs")
     assert_opens_in_transformers(theirs, ours, tmp_path / "ours")
+
+
+def test_a_classifier_equals_theirs_and_goes_back(tmp_path: Path) -> None:
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    config = LlamaConfig(**SMALL, num_labels=3, pad_token_id=96, num_key_value_heads=2)
+    assert_classifier_parity(LlamaForSequenceClassification(config), tmp_path)
 
 
 def test_every_form_of_folder_opens(tmp_path: Path) -> None:

@@ -7,7 +7,13 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from tests.parity.reference import TOKENS, assert_every_form_opens, assert_opens_in_transformers, assert_parity
+from tests.parity.reference import (
+    TOKENS,
+    assert_classifier_parity,
+    assert_every_form_opens,
+    assert_opens_in_transformers,
+    assert_parity,
+)
 from tests.parity.test_llama import SMALL as LLAMA
 
 SMALL = LLAMA | {"head_dim": 16, "num_key_value_heads": 2}
@@ -34,6 +40,13 @@ def test_logits_and_gradients_equal_and_folder_goes_back(case: str, tmp_path: Pa
     theirs = reference(**CASES[case])
     ours = assert_parity(theirs, tmp_path / "theirs")
     assert_opens_in_transformers(theirs, ours, tmp_path / "ours")
+
+
+def test_a_classifier_equals_theirs_and_goes_back(tmp_path: Path) -> None:
+    from transformers import Qwen3Config, Qwen3ForSequenceClassification
+
+    config = Qwen3Config(**SMALL, num_labels=3, pad_token_id=96)
+    assert_classifier_parity(Qwen3ForSequenceClassification(config), tmp_path)
 
 
 def test_pattern_of_layers_is_read_as_its_period(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from dougong.core.config import find_part, validate
 from dougong.plan import advise
 from dougong.plan.advise import Setting, largest_batch, levers, longest_context
+from dougong.train.adapter import Adapted, LoraConfig
 from dougong.train.config import TrainConfig
 
 
@@ -93,9 +95,19 @@ def test_levers_buy_what_a_step_with_them_saves() -> None:
     assert plan.memory(again.largest_batch, recompute=True).peak <= 12e6
     assert found["LoRA of rank 8"].flops < 1.0  # the slopes of the frozen weights are not wanted
     for lever in found.values():
-        if lever.option is not None:
+        if lever.option is not None and lever.option.startswith("train."):
             path, _, value = lever.option.partition("=")
             assert validate(TrainConfig, {path.removeprefix("train."): json.loads(value)}) != validate(TrainConfig, {})
+
+
+def test_an_adapter_takes_what_its_lever_says() -> None:
+    plan = setting()
+    lever = bought(plan)["LoRA of rank 8"]
+    assert lever.option == "adapter.rank=8"
+    adapted = dataclasses.replace(plan, model=Adapted(plan.model, LoraConfig(rank=8)))
+    assert abs(adapted.memory(4).peak - lever.bytes) < 1e-3 * lever.bytes  # 16 bytes of one number
+    assert adapted.trace(4).flops() / plan.trace(4).flops() == lever.flops
+    assert "LoRA of rank 8" not in bought(adapted)
 
 
 def test_what_is_pulled_already_is_no_lever() -> None:

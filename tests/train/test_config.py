@@ -225,8 +225,8 @@ def test_every_option_is_shown_to_change_something() -> None:
     here |= {"batch_size", "batch_ramp", "microbatch_size", "device", "checkpoint", "evaluate"}
     here |= {"log", "profile", "on_nonfinite", "max_nonfinite", "spike", "grace"}
     # compile and recompute: tests/train/test_blocks.py; samples: the run draws them, which has the engine; workers:
-    # tests/data/test_workers.py.
-    assert here | {"compile", "recompute", "samples", "workers"} == set(TrainConfig.model_fields)
+    # tests/data/test_workers.py; bucket_batches: tests/data/test_loader.py, tests/faults/test_17_bucketed_pairs.py.
+    assert here | {"compile", "recompute", "samples", "workers", "bucket_batches"} == set(TrainConfig.model_fields)
     optimizers = {_name(c) for c in _choices("optimizer")}
     assert optimizers == set(FIELDS)
     assert {_name(c) for c in _choices("schedule")} == set(SCHEDULES)

@@ -105,7 +105,7 @@ def test_what_went_wrong_is_counted(tmp_path: Path) -> None:
 
 def test_pictures_and_classes_are_in_the_page_itself(tmp_path: Path) -> None:
     folder = run_folder(tmp_path)
-    assert "Classes" not in Page(write_page(folder).read_text()).words
+    assert "In detail" not in Page(write_page(folder).read_text()).words
     (folder / "samples" / "validation.png").write_bytes(b"\x89PNG pixels")
     rows = {"a & <b>": {"examples": 3, "precision": 0.5}}
     confusions = [{"is": "a & <b>", "taken for": "c", "examples": 2}]

@@ -19,8 +19,13 @@ CLIP = 1.0
 
 
 def overfit(subject: Subject) -> Result:
-    """Trains on two examples with Adam, nothing dropped, until the loss has fallen to three tenths of what it was."""
+    """Trains on two examples with Adam, nothing dropped, until the loss has fallen to three tenths of what it was.
+
+    Weights beside an adapter learn as well here: what the adapter alone can learn depends on what they have learned.
+    """
     model = subject.model().to(subject.device).train()
+    if hasattr(model, "adapter"):
+        model.requires_grad_(True)
     batch = subject.rows(2, subject.limits.exact / 8).to(subject.device).with_noise(None)
     optimizer = Adam(model.parameters(), LR)
     losses: list[float] = []

@@ -20,6 +20,7 @@ from dougong.check.subject import frozen
 from dougong.core import files
 from dougong.core.config import find_part, validate
 from dougong.core.contracts import Batch, Task
+from dougong.train.adapter import Adapted, LoraConfig
 
 RECIPE, WEIGHTS = "parts.json", "weights.safetensors"
 
@@ -63,6 +64,8 @@ def work(folder: Path, rank: int) -> None:
     sections = files.read_json(folder / RECIPE)
     config = validate(find_part("models", sections["model"]["name"]).PART, sections["model"])
     task = validate(find_part("tasks", sections["task"]["name"]).PART, sections["task"]).build(config)
+    if sections.get("adapter") is not None:
+        config = Adapted(config, validate(LoraConfig, sections["adapter"]), sections["init_new"])
     model = config.build().double().train()
     frozen(model)
     weights = files.read_tensors(folder / WEIGHTS)

@@ -58,7 +58,8 @@ class Subject:
         batches: Gives a fresh loader of the training batches; no value of it depends on when it was made.
         rows: Gives the first so many training examples as a batch, cut short (where the data can be) so that a pass
             over it costs at most so many operations; at least one example.
-        sections: The recipe's `model` and `task` as plain data, from which another process builds the same.
+        sections: The recipe's `model`, `task`, `adapter` and `init_new` as plain data, from which another process
+            builds the same.
         device: Where it is trained.
         dtype: The type of matrix products in which it is trained.
         samples: How many training samples there are.

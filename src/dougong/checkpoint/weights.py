@@ -19,23 +19,27 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from dougong.checkpoint import adapter as adapters
 from dougong.checkpoint import seal
 from dougong.checkpoint.convert import Layout, Piece, dialect_of, dialects, own_form, recognisers
-from dougong.core import files
+from dougong.checkpoint.stored import Stored, opened
+from dougong.core import files, log
 from dougong.core.config import Config, find_part, validate
-from dougong.core.errors import FileError, ResourceError, UntrustedError, UsageError
+from dougong.core.errors import FileError, ResourceError, UsageError
 
 SHARD_BYTES = 5_000_000_000
 # The card is not under seal: people edit it. Of files that are added, those are refused that would be read.
 SEALED = seal.Terms({"README.md"}, (".safetensors", ".json"), files.member)
-_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+# What transformers looks for apart from config.json, to generate.
+_OF_GENERATION = ("decoder_start_token_id", "forced_eos_token_id", "pad_token_id")
 _TYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
 def load_model(folder: str | Path, device: torch.device | str = "cpu", dtype: torch.dtype | None = None) -> nn.Module:
-    """Returns the model that a folder holds: GPT-2, Llama, Qwen3, ResNet, a ResNet or VGG of timm, or our own form.
+    """Returns the model that a folder holds: BERT, GPT-2, Llama, Qwen3, ResNet, ResNet or VGG of timm, or our own form.
 
-    Each tensor is read from the mapped file straight into its parameter, so the weights are in memory once.
+    Each tensor is read from the mapped file straight into its parameter, so the weights are in memory once. An adapter
+    in the folder `adapter` of it is taken into the weights.
 
     Args:
         folder: A Hugging Face model folder.
@@ -51,7 +55,12 @@ def load_model(folder: str | Path, device: torch.device | str = "cpu", dtype: to
     folder = Path(folder)
     _verify(folder)
     theirs, dialect = _config_json(folder)
-    return _filled(folder, dialect, _translate(folder, theirs, dialect), device, dtype)
+    adapted = adapters.is_adapter(folder / adapters.FOLDER)
+    model = _filled(folder, dialect, _translate(folder, theirs, dialect), device, None if adapted else dtype)
+    if not adapted:
+        return model
+    _add_adapter(folder, dialect, model, model.state_dict())
+    return model.to(dtype)  # added in the type of the files: a narrow one would round the sum twice
 
 
 def recognise(folder: str | Path) -> nn.Module | None:
@@ -61,7 +70,7 @@ def recognise(folder: str | Path) -> nn.Module | None:
         FileError: They look like those of a model that is built here, but are not.
     """
     folder = Path(folder)
-    with _opened(folder) as stored:
+    with opened(folder) as stored:
         shapes = {name: tensor.shape for name, tensor in stored.items()}
     for dialect in recognisers():
         values = dialect.recognise(shapes)
@@ -76,7 +85,7 @@ def _filled(
     folder: Path, dialect: ModuleType, config: Any, device: torch.device | str, dtype: torch.dtype | None
 ) -> nn.Module:
     """Returns the model of a config with the weights of a folder."""
-    with _opened(folder) as stored:
+    with opened(folder) as stored:
         if getattr(config, "num_layers", 0) > len(stored):
             raise FileError(
                 f"{folder} must hold the tensors of {config.num_layers} layers, but holds {len(stored)} tensors. "
@@ -96,7 +105,8 @@ def load_weights(model: nn.Module, folder: str | Path, fresh: Sequence[str] = ()
     """Fills a model that is built already (to fine-tune it, say) from a folder; errors are those of `load_model`.
 
     The folder may hold a model of another family (a classifier, of which a detector takes the trunk): then what has the
-    same name is taken, and what else the model has must be fresh.
+    same name is taken, and what else the model has must be fresh. Or one of the same family with another head: then
+    what that head alone reads is left out, and said.
 
     Args:
         model: What is filled.
@@ -115,16 +125,54 @@ def load_weights(model: nn.Module, folder: str | Path, fresh: Sequence[str] = ()
             raise UsageError(f"init_new must fit tensors of the model, but {pattern!r} fits none.")
     config: Any = _translate(folder, theirs, dialect)
     same_family = isinstance(model.config, type(config))
-    with _opened(folder) as stored:
-        if not new and same_family:
+    heads = _heads(model, config) if same_family else {}
+    with opened(folder) as stored:
+        if not new and same_family and not heads:
             _copy(model, _match(folder, dialect, model, stored))
+            _add_adapter(folder, dialect, model, ours)
             return []
         with _explained(folder, "must describe a model that can be built"), torch.device("meta"):
             source = config.build()
-        parts = [part for part in _match(folder, dialect, source, stored) if part.ours not in new]
-        _complain_of_other(folder, ours, source.state_dict(), new, same_family)
-        _copy(model, [part for part in parts if part.ours in ours])
+        parts, theirs = _match(folder, dialect, source, stored), source.state_dict()
+        kinds = {name: kind for name in (*ours, *theirs) for like, kind in heads.items() if fnmatchcase(name, like)}
+        left = [name for name in theirs if kinds.get(name) == "own" or (name in kinds and name not in ours)]
+        spare = _spare(dialect, model, stored, [name for name in ours if name in kinds and name not in theirs])
+        offered = {name: tensor for name, tensor in theirs.items() if name not in left}
+        offered |= {part.ours: ours[part.ours] for part in spare}
+        _complain_of_other(folder, ours, offered, new, same_family)
+        taken = {name: ours[name] for name in offered if name in ours and name not in new}
+        _copy(model, [part for part in [*parts, *spare] if part.ours in taken])
+        _add_adapter(folder, dialect, source, taken)
+    if left:
+        parts_left = [like for like in heads if any(fnmatchcase(name, like) for name in left)]
+        log.say(f"left out of {folder}: {', '.join(parts_left)} of its head {config.head}")
     return new
+
+
+def _heads(model: Any, config: Any) -> Mapping[str, str]:
+    """Returns the model's table of what heads alone read, if the folder's config names another head than its own."""
+    same = getattr(model.config, "head", None) == getattr(config, "head", None)
+    return {} if same else getattr(model, "HEADS", {})
+
+
+def _spare(dialect: ModuleType, model: nn.Module, stored: Mapping[str, Stored], names: Sequence[str]) -> list[_Part]:
+    """Returns those of some tensors that the files hold, though the head that their config names does not read them.
+
+    Such is the best-known folder of BERT: its config names masked words alone, but its pooler is there, too.
+    """
+    layout: Layout = dialect.layout(_values(model), names)
+    wanted = {piece.name: (name, piece) for name in names for piece in layout[name]}
+    found = {_full_name(dialect, name, wanted): tensor for name, tensor in stored.items()}
+    parts = [_Part(*wanted[name], found[name]) for name in wanted if name in found]
+    ours = model.state_dict()
+    return [part for part in parts if not _misfit(part, ours[part.ours])]
+
+
+def _add_adapter(folder: Path, dialect: ModuleType, source: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Takes the adapter of a model folder, if it has one, into tensors by the names of the model that it holds."""
+    inner = folder / adapters.FOLDER
+    if adapters.is_adapter(inner):
+        adapters.merge(inner, tensors, dialect.layout(_values(source), source.state_dict()), dialect)
 
 
 def _complain_of_other(
@@ -150,9 +198,14 @@ def _complain_of_other(
 def read_config(folder: str | Path) -> Config:
     """Returns the config of the model that a folder holds; errors are those of `load_model`."""
     folder = Path(folder)
-    if seal.is_sealed(folder):
+    sealed = seal.is_sealed(folder)
+    if sealed:
         seal.verify_file(folder, "config.json", SEALED)
-    return _translate(folder, *_config_json(folder))
+    theirs, dialect = _config_json(folder)
+    for name in getattr(dialect, "BESIDE", ()):
+        if sealed and name in theirs:
+            seal.verify_file(folder, name, SEALED)
+    return _translate(folder, theirs, dialect)
 
 
 def verify_model(folder: str | Path) -> bool:
@@ -182,6 +235,7 @@ def save_model(
     eos_id: int | None = None,
     shard_bytes: int = SHARD_BYTES,
     labels: Sequence[str] | None = None,
+    adapter: adapters.Adapter | None = None,
 ) -> None:
     """Writes a model folder that is afterwards whole or, on any failure, as it was.
 
@@ -195,6 +249,7 @@ def save_model(
         eos_id: The token that ends a text, which generation elsewhere must know.
         shard_bytes: The size above which the weights are split into several files.
         labels: The name of each class, of a classifier.
+        adapter: What stands beside the weights, in the folder `adapter` of it.
 
     Raises:
         ResourceError: The disk is full or not writable.
@@ -207,15 +262,23 @@ def save_model(
     dtype = _TYPE_NAMES.get(next(t.dtype for t in tensors.values() if t.is_floating_point()), "float32")
     ends = {"bos_token_id": eos_id, "eos_token_id": eos_id} if eos_id is not None or labels is None else _named(labels)
     layout = dialect.layout(values, tensors)
+    bare = dialect.PREFIX if config.get("architectures") == [getattr(dialect, "BARE", None)] else ""
+    beside = adapters.written(adapter, tensors, layout, bare) if adapter is not None else {}
+    inner = {f"{adapters.FOLDER}/{name}": content for name, content in beside.items()}
     shards = _shards(layout, tensors, shard_bytes)
     names = [piece.name for pieces in layout.values() for piece in pieces]
     counters = dialect.counters(names) if hasattr(dialect, "counters") else []
     _check_space(Path(folder), sum(tensor.nbytes for tensor in tensors.values()))
     with files.new_folder(folder) as temporary:
         files.write_json(temporary / "config.json", {**config, **ends, "dtype": dtype, "torch_dtype": dtype})
-        files.write_json(temporary / "generation_config.json", {} if eos_id is None else ends)
+        generation = {key: config[key] for key in _OF_GENERATION if key in config} | ({} if eos_id is None else ends)
+        start = config.get("decoder_start_token_id")
+        if eos_id is not None and start not in (None, eos_id):
+            generation["bad_words_ids"] = [[start]]  # what begins a text is never written, as in our own search
+        files.write_json(temporary / "generation_config.json", generation)
         _write_shards(temporary, shards, tensors, counters)
-        for name, content in (extra_files or {}).items():
+        settings = dialect.write_beside(values) if hasattr(dialect, "write_beside") else {}
+        for name, content in {**settings, **(extra_files or {}), **inner}.items():
             target = files.inside(temporary, name)
             target.parent.mkdir(parents=True, exist_ok=True)
             files.write_whole(target, content)
@@ -230,34 +293,12 @@ def _named(labels: Sequence[str]) -> dict[str, Any]:
     }
 
 
-_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
-
-
-class _Stored:
-    """One tensor in a file: its shape and type from the header, its values when asked for."""
-
-    def __init__(self, file: Any, name: str):
-        header = file.get_slice(name)
-        self.shape = tuple(header.get_shape())
-        self.dtype = _DTYPES.get(header.get_dtype())  # None: a type that holds quantized weights
-        self.read = functools.partial(file.get_tensor, name)  # mapped, not copied
-
-
 class _Part(NamedTuple):
     """A stored tensor and the place in our model it belongs to."""
 
     ours: str
     piece: Piece
-    stored: _Stored
+    stored: Stored
 
 
 @contextlib.contextmanager
@@ -281,7 +322,9 @@ def _config_json(folder: Path) -> tuple[Mapping[str, Any], ModuleType]:
     theirs = files.read_settings(path)
     if theirs.get("quantization_config"):
         raise FileError(f"{path} must describe plain weights, but they are quantized. Take the unquantized model.")
-    return theirs, dialect_of(theirs)
+    dialect = dialect_of(theirs)
+    beside = {name: files.member(folder, name) for name in getattr(dialect, "BESIDE", ())}
+    return {**theirs, **{name: files.read_json(path) for name, path in beside.items() if path.exists()}}, dialect
 
 
 def _values(model: nn.Module) -> dict[str, Any]:
@@ -296,35 +339,7 @@ def _translate(folder: Path, theirs: Mapping[str, Any], dialect: ModuleType) -> 
         return validate(find_part("models", values["name"]).PART, values)
 
 
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[dict[str, _Stored]]:
-    """Gives the headers of all tensors of a folder, its files mapped meanwhile."""
-    stored: dict[str, _Stored] = {}
-    with contextlib.ExitStack() as stack:
-        for path in _weight_files(folder):
-            file = stack.enter_context(files.open_tensors(path))
-            stored |= {name: _Stored(file, name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        yield stored
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    single, index = files.member(folder, "model.safetensors"), files.member(folder, "model.safetensors.index.json")
-    if single.exists():
-        return [single]
-    if index.exists():
-        return files.members(folder, index.name)
-    pickled = sorted(path.name for pattern in _PICKLES for path in folder.glob(pattern))
-    if pickled:
-        theirs = [name for name in pickled if name.startswith("pytorch_model")]
-        pickled, source = (theirs, folder) if theirs else (pickled, folder / pickled[0])
-        raise UntrustedError(
-            f"{folder} must hold safetensors, but holds {pickled[0]}, a pickle, which can run anything when opened. "
-            f"Ask for safetensors, or import it: dougong import {source} --to NEW"
-        )
-    raise FileError(f"{folder} must hold model.safetensors, but does not. Check the path.")
-
-
-def _match(folder: Path, dialect: ModuleType, model: nn.Module, stored: Mapping[str, _Stored]) -> list[_Part]:
+def _match(folder: Path, dialect: ModuleType, model: nn.Module, stored: Mapping[str, Stored]) -> list[_Part]:
     """Pairs each tensor in the files with its place in the model.
 
     Raises:
@@ -336,10 +351,13 @@ def _match(folder: Path, dialect: ModuleType, model: nn.Module, stored: Mapping[
     wanted = {piece.name: (name, piece) for name, pieces in layout.items() for piece in pieces}
     found, unknown = {}, []
     for name, tensor in stored.items():
-        full = name if name in wanted or name in dialect.TIED else dialect.PREFIX + name
+        full = _full_name(dialect, name, wanted)
         if full in found or not (full in wanted or full in dialect.TIED or re.fullmatch(dialect.IGNORED, full)):
             unknown.append(name)
         found[full] = tensor
+    for copy, first in dialect.TIED.items():  # some writers save the second alone
+        if first in wanted and first not in found and copy in found:
+            found[first] = found[copy]
     missing = [name for name in wanted if name not in found]
     parts = [_Part(*wanted[name], found[name]) for name in wanted if name in found]
     misfits = [text for part in parts if (text := _misfit(part, ours[part.ours]))]
@@ -351,6 +369,12 @@ def _match(folder: Path, dialect: ModuleType, model: nn.Module, stored: Mapping[
     ]
     _complain(folder, {"missing": missing, "unknown": unknown, "of another kind": misfits, "not tied": untied})
     return parts
+
+
+def _full_name(dialect: ModuleType, name: str, wanted: Mapping[str, Any]) -> str:
+    """Returns the name of a tensor as the dialect has it today, with the prefix that some writers leave out."""
+    name = dialect.renamed(name) if hasattr(dialect, "renamed") else name
+    return name if name in wanted or name in dialect.TIED else dialect.PREFIX + name
 
 
 def _complain(folder: Path, faults: Mapping[str, Sequence[str]]) -> None:
@@ -390,6 +414,8 @@ def _foreign_shape(piece: Piece, ours: Tensor) -> tuple[int, ...]:
         shape = (piece.rows[1] - piece.rows[0], *shape[1:])
     if piece.window is not None:
         return (shape[0], shape[1] // piece.window**2, piece.window, piece.window)
+    if piece.as_row:
+        return (1, *shape)
     return shape[::-1] if piece.transposed else shape
 
 
@@ -400,6 +426,8 @@ def _rows(piece: Piece, ours: Tensor) -> Tensor:
 
 def _turned(piece: Piece, tensor: Tensor) -> Tensor:
     """Returns a tensor in the other's orientation; a view."""
+    if piece.as_row:
+        return tensor[0] if tensor.ndim == 2 else tensor[None]
     return tensor.T if piece.transposed else tensor
 
 

@@ -11,6 +11,7 @@ from dougong.cli.options import Json, RunFolder, Source, integer, number
 
 Integer = Optional[int]  # noqa: UP045
 Number = Optional[float]  # noqa: UP045
+Text = Optional[str]  # noqa: UP045
 
 
 def _integer(flag: str, text: str) -> Any:
@@ -36,6 +37,7 @@ def generate(
     repetition_penalty: Annotated[Number, _number("--repetition-penalty", "Above 1: repeat less.")] = None,
     num_beams: Annotated[Integer, _integer("--num-beams", "Above 1: beam search.")] = None,
     length_penalty: Annotated[Number, _number("--length-penalty", "Of beam search; above 0 favours long.")] = None,
+    suffix: Annotated[Text, typer.Option("--suffix", metavar="TEXT", help="What comes after: fill in between.")] = None,
     stop: Annotated[Optional[list[str]], typer.Option("--stop", metavar="TEXT", help="End before this text.")] = None,  # noqa: UP045
     seed: Annotated[Integer, _integer("--seed", "Decides every draw.")] = None,
     precision: Annotated[str, typer.Option("--precision", help="auto, fp32, bf16 or fp16.")] = "auto",
@@ -44,7 +46,8 @@ def generate(
 ) -> None:
     """Let a trained model write: the run's, a recipe's newest run's, or that of any Hugging Face folder.
 
-    One prompt is streamed; several are written together, each when all are done.
+    One prompt is streamed; several are written together, each when all are done. With --suffix a model that was trained
+    to fill in the middle writes what is between the prompt and that text.
     """
     given: dict[str, Any] = {
         "max_new_tokens": max_new_tokens,
@@ -59,7 +62,7 @@ def generate(
         "seed": seed,
     }
     options = {name: value for name, value in given.items() if value is not None}
-    _write(_open(source, run, precision, device, options), _prompts(prompts), options, json)
+    _write(_open(source, run, precision, device, options), _prompts(prompts), suffix, options, json)
 
 
 def _prompts(given: list[str] | None) -> list[str]:
@@ -81,19 +84,21 @@ def _open(source: str, run: str | None, precision: str, device: str, options: di
     return load_writer(source, run=run, precision=precision, device=device)
 
 
-def _write(model: Any, prompts: list[str], options: dict[str, Any], json: bool) -> None:
+def _write(model: Any, prompts: list[str], suffix: str | None, options: dict[str, Any], json: bool) -> None:
     from dougong.cli.output import show_json, write
 
+    end = suffix or ""
     if json:
-        done = model.complete(prompts, **options)
-        keys = ("text", "tokens", "finish_reason")
-        show_json([{"prompt": p, **{key: getattr(c, key) for key in keys}} for p, c in zip(prompts, done, strict=True)])
+        done = model.complete(prompts, suffix, **options)
+        keys, given = ("text", "tokens", "finish_reason"), {} if suffix is None else {"suffix": suffix}
+        answers = ({key: getattr(completion, key) for key in keys} for completion in done)
+        show_json([{"prompt": prompt, **given, **each} for prompt, each in zip(prompts, answers, strict=True)])
     elif len(prompts) == 1:
-        pieces = model.stream(prompts[0], **options)
+        pieces = model.stream(prompts[0], suffix, **options)
         write(prompts[0])
         for piece in pieces:
             write(piece)
-        write("\n")
+        write(f"{end}\n")
     else:
-        for prompt, text in zip(prompts, model.generate(prompts, **options), strict=True):
-            write(f"{prompt}{text}\n\n")
+        for prompt, text in zip(prompts, model.generate(prompts, suffix, **options), strict=True):
+            write(f"{prompt}{text}{end}\n\n")

@@ -8,10 +8,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_ROWS = 10
+_SINGULAR = {"classes": "class", "types": "type", "tags": "tag"}
 _NAMES = {
     "bits_per_byte": "bits per byte",
     "macro_f1": "F1, mean of the classes",
     "top5_accuracy": "in the five likeliest",
+    "bleu": "BLEU",
+    "chrf": "chrF",
     "calibration_error": "calibration error",
     "map": "COCO average precision",
     "map_50": "the same, overlap 0.5",
@@ -76,6 +80,27 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     for first, *others in lines:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         print("  " + "  ".join([first.ljust(widths[0]), *cells]))
+
+
+def show_details(details: Mapping[str, Any]) -> None:
+    """Prints what a task tells beyond its figures: tables by class or type, confusions, signatures, translations."""
+    for name, value in details.items():
+        if isinstance(value, Mapping) and all(isinstance(row, Mapping) for row in value.values()):
+            show_rows([{_SINGULAR.get(name, name): key, **row} for key, row in value.items()])
+        elif isinstance(value, Mapping):
+            print()
+            show_table(value, indent=2)
+        elif all(isinstance(cell, str) for row in value for cell in row.values()):
+            show_texts(value[:_ROWS])
+        else:
+            show_rows(value[:_ROWS])
+
+
+def show_texts(rows: Sequence[Mapping[str, str]]) -> None:
+    """Prints texts that belong together below each other, each with its name, after an empty line."""
+    for row in rows:
+        print()
+        show_table(row, indent=2)
 
 
 def _cell(value: Any) -> str:

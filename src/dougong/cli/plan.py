@@ -113,6 +113,9 @@ def _operations(found: Any) -> list[str]:
         f"operations  {parts} per sample; {_flops(found.flops_per_step)} a step of {found.batch_size:,}; "
         f"{_flops(found.flops_per_step * found.steps)} in {found.steps:,} steps ({_count(found.items)} {found.item})"
     ]
+    if found.trained != found.parameters:
+        share = found.trained / found.parameters
+        rows.append(f"trained     {found.trained:,} of {found.parameters:,} parameters ({share:.2%}); the rest stays")
     if found.uncounted:
         rows.append(f"    not counted, as no formula is known: {', '.join(found.uncounted)}")
     return rows

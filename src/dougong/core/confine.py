@@ -1,4 +1,4 @@
-"""The program that shuts itself in and then becomes another: namespaces, limits, Landlock, no way back (Linux).
+"""The program that shuts itself in and becomes another: namespaces, limits, Landlock, seccomp, no way back (Linux).
 
 Started by `isolation.py` as a script of its own, with the standard library alone. Knows the kernel's calls; does not
 know what it runs. It makes a chain: the launcher, the first process of the new namespace, and the worker, which becomes
@@ -8,10 +8,12 @@ the command. When one of the first two ends, the kernel ends all that the comman
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import resource
 import signal
+import struct
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -20,12 +22,40 @@ _NEW_MOUNTS, _NEW_NAMES, _NEW_MESSAGES = 0x00020000, 0x04000000, 0x08000000
 _NEW_USERS, _NEW_PROCESSES, _NEW_NETWORK = 0x10000000, 0x20000000, 0x40000000
 _ALL = _NEW_USERS | _NEW_NETWORK | _NEW_PROCESSES | _NEW_MOUNTS | _NEW_MESSAGES | _NEW_NAMES
 _DIE_WITH_PARENT, _DROP_FROM_BOUND, _NO_NEW_PRIVILEGES = 1, 24, 38  # of prctl
-_PRIVATE_MOUNTS = (1 << 14) | (1 << 18)
+_PRIVATE_MOUNTS, _BIND = (1 << 14) | (1 << 18), (1 << 12) | (1 << 14)
+_SET_MOUNT = 442  # mount_setattr, the same on every architecture
 _CREATE_RULESET, _ADD_RULE, _RESTRICT = 444, 445, 446  # Landlock's calls, the same on every architecture
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_FOLDER = 1, 2, 4, 8
 _TRUNCATE, _DEVICE_CALLS = 1 << 14, 1 << 15
 _OF_FILES = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _DEVICE_CALLS  # what can be allowed of a file
 _NOBODY = 65534
+_FOLDERS = ("/dev/shm", "/mnt", "/media")  # one of them is hidden by the command's own folder
+_FILTER, _LET, _REFUSE = 22, 0x7FFF0000, 0x00050000  # prctl's word for seccomp, and what a filter answers
+_LOAD, _EQUAL, _AT_LEAST, _ANY_OF, _ANSWER = 0x20, 0x15, 0x35, 0x45, 0x06  # words of its language
+_THREAD = 0x00010000  # a clone that is no process
+# Calls that no command needs: sockets (one that has a path is not behind the network's wall), looking into others, new
+# namespaces and mounts, keys, and doors into the kernel.
+_CALLS: dict[str, tuple[int, dict[str, int]]] = {
+    "x86_64": (0xC000003E, {
+        "clone": 56, "fork": 57, "vfork": 58, "socket": 41, "connect": 42, "bind": 49, "socketpair": 53,
+        "ptrace": 101, "process_vm_readv": 310, "process_vm_writev": 311, "pidfd_getfd": 438,
+        "unshare": 272, "setns": 308, "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161,
+        "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "mount_setattr": 442,
+        "add_key": 248, "request_key": 249, "keyctl": 250, "open_by_handle_at": 304,
+        "bpf": 321, "perf_event_open": 298, "userfaultfd": 323,
+        "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
+    }),
+    "aarch64": (0xC00000B7, {
+        "clone": 220, "socket": 198, "connect": 203, "bind": 200, "socketpair": 199,
+        "ptrace": 117, "process_vm_readv": 270, "process_vm_writev": 271, "pidfd_getfd": 438,
+        "unshare": 97, "setns": 268, "mount": 40, "umount2": 39, "pivot_root": 41, "chroot": 51,
+        "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "mount_setattr": 442,
+        "add_key": 217, "request_key": 218, "keyctl": 219, "open_by_handle_at": 265,
+        "bpf": 280, "perf_event_open": 241, "userfaultfd": 282,
+        "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
+    }),
+}  # fmt: skip
+_CLONE3 = 435  # its flags lie in memory, where no filter looks: it is said not to exist, and clone is taken
 _CANNOT = 7
 
 _libc: Any = ctypes.CDLL(None, use_errno=True)
@@ -44,6 +74,9 @@ def main() -> None:
         _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
         if "mounts" in held:
             _renew_proc()
+            if not _still(spec["writable"]):
+                held -= {"mounts"}
+            held |= _make_folder(spec)
         if worker := os.fork():
             _tend(worker, spec["report"])
         _prctl(_DIE_WITH_PARENT, signal.SIGKILL)
@@ -89,6 +122,31 @@ def _renew_proc() -> None:
         _libc.mount(b"proc", b"/proc", b"proc", 0, None)
 
 
+def _still(writable: Sequence[str]) -> bool:
+    """Makes every file read-only, but below these paths: Landlock lets modes, owners and times be changed."""
+    for path in writable:
+        _libc.mount(path.encode(), path.encode(), None, _BIND, None)  # a mount of its own
+    done = _libc.syscall(_SET_MOUNT, -100, b"/", 1 << 15, (ctypes.c_uint64 * 4)(1, 0, 0, 0), 32) == 0
+    for path in writable:
+        _libc.syscall(_SET_MOUNT, -100, path.encode(), 1 << 15, (ctypes.c_uint64 * 4)(0, 1, 0, 0), 32)
+    os.chdir(os.getcwd())  # into the new mount, if it is one
+    return done
+
+
+def _make_folder(spec: dict[str, Any]) -> set[str]:
+    """Makes a folder of so many bytes that lies in memory, is seen from inside alone, and goes with the namespace."""
+    place = next((path for path in _FOLDERS if os.path.isdir(path)), None)
+    if not spec["folder_bytes"] or place is None:
+        return set()
+    options = f"size={spec['folder_bytes']},nr_inodes=1000,mode=700".encode()
+    if _libc.mount(b"tmpfs", place.encode(), b"tmpfs", 6, options):  # no programs of root's, no devices
+        return set()
+    os.chdir(place)
+    spec["writable"].append(place)
+    spec["environment"] |= {"HOME": place, "TMPDIR": place}
+    return {"folder"}
+
+
 def _tend(worker: int, report: int) -> None:
     """Waits as the first process of the namespace, and tells how the worker ended; all others end with this one."""
     while True:
@@ -99,7 +157,7 @@ def _tend(worker: int, report: int) -> None:
 
 
 def _shut_in(spec: Mapping[str, Any]) -> set[str]:
-    """Sets limits and gives up every privilege; returns what Landlock holds beyond that."""
+    """Sets limits and gives up every privilege; returns what Landlock and seccomp hold beyond that."""
     for name, most in spec["limits"].items():
         _limit(getattr(resource, f"RLIMIT_{name}"), most)
     for capability in range(64):
@@ -107,7 +165,12 @@ def _shut_in(spec: Mapping[str, Any]) -> set[str]:
     nothing = (ctypes.c_uint32 * 6)()
     _check(_libc.capset(ctypes.byref((ctypes.c_uint32 * 2)(0x20080522, 0)), ctypes.byref(nothing)))
     _prctl(_NO_NEW_PRIVILEGES, 1)
-    return _landlock([*spec["readable"], "/proc/self"], spec["writable"])
+    held = _landlock([*spec["readable"], "/proc/self"], spec["writable"])
+    architecture, calls = _CALLS.get(os.uname().machine, (0, {}))
+    forbidden = [number for name, number in calls.items() if name not in ("clone", "fork", "vfork")]
+    if not spec["children"]:
+        forbidden += [number for name, number in calls.items() if name in ("fork", "vfork")]
+    return held | _forbid(architecture, forbidden, calls["clone"], spec["children"]) if calls else held
 
 
 def _limit(kind: int, most: int) -> None:
@@ -150,6 +213,23 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
             _check(_libc.syscall(_ADD_RULE, ruleset, 1, rule, 0))
     finally:
         os.close(descriptor)
+
+
+def _forbid(architecture: int, forbidden: Sequence[int], clone: int, children: bool) -> set[str]:
+    """Lets the kernel refuse these calls from now on, new namespaces, and, if asked for, any further process."""
+    refuse = (_ANSWER, 0, 0, _REFUSE | errno.EPERM)
+    let = (_ANSWER, 0, 0, _LET)
+    steps = [(_LOAD, 0, 0, 4), (_EQUAL, 1, 0, architecture), refuse, (_LOAD, 0, 0, 0)]
+    steps += [(_AT_LEAST, 0, 1, 1 << 30), refuse]  # the calls of another word size
+    for number in forbidden:
+        steps += [(_EQUAL, 0, 1, number), refuse]
+    steps += [(_EQUAL, 0, 1, _CLONE3), (_ANSWER, 0, 0, _REFUSE | errno.ENOSYS)]
+    steps += [(_EQUAL, 1, 0, clone), let, (_LOAD, 0, 0, 16), (_ANY_OF, 0, 1, _ALL), refuse]
+    steps += [] if children else [(_ANY_OF, 1, 0, _THREAD), refuse]
+    program = b"".join(struct.pack("=HBBI", *step) for step in [*steps, let])
+    text = ctypes.create_string_buffer(program, len(program))
+    whole = struct.pack("@HP", len(program) // 8, ctypes.addressof(text))
+    return {"calls"} if _libc.prctl(_FILTER, 2, ctypes.create_string_buffer(whole, len(whole)), 0, 0) == 0 else set()
 
 
 def _prctl(option: int, value: int) -> None:

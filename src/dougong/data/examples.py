@@ -62,12 +62,15 @@ class TaggedText:
     Attributes:
         tokens: Token ids.
         tags: For each token the number of its tag; -1 where none counts (the frame, and all but a word's first token).
-        number: Which sentence of its dataset it is.
+        number: Which sentence of its dataset it is; a long one gives several examples, one after the other.
+        spans: For each word's first token the characters of the text that the word stands for, from and to; -1, -1
+            elsewhere. None: there is no text, but a list of words.
     """
 
     tokens: Int[np.ndarray, " length"]
     tags: Int[np.ndarray, " length"]
     number: int
+    spans: Int[np.ndarray, "length 2"] | None = None
 
 
 @dataclass(frozen=True)

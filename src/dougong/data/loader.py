@@ -6,6 +6,7 @@ Knows datasets and a collate function; knows no ranks, workers or time. Grain sh
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
@@ -64,6 +65,38 @@ def augmented(examples: Any, change: Callable[[Any, Any], Any], seed: int) -> An
         seed: The run's seed.
     """
     return examples.random_map(change, seed=seeds.key(seed, "augment") & 0xFFFFFFFF)
+
+
+class Bucketed:
+    """The same endless order with neighbours alike in length: still a function of the number alone.
+
+    Each stretch of `batches * size` examples is sorted by length and dealt into batches, and these are shuffled. So a
+    batch holds rows of about one length, which saves padding; and a stretch holds the examples that it held, so each
+    comes once per epoch as before.
+
+    Args:
+        examples: The endless order.
+        length: Tells how long an example is.
+        size: Examples of a batch.
+        batches: How many batches a stretch has.
+        seed: The run's seed.
+    """
+
+    def __init__(self, examples: Any, length: Callable[[Any], int], size: int, batches: int, seed: int):
+        self.examples, self.length, self.size, self.batches, self.seed = examples, length, size, batches, seed
+        self._places = functools.lru_cache(maxsize=4)(self._sorted)
+
+    def __getitem__(self, number: int) -> Any:
+        stretch, place = divmod(number, self.size * self.batches)
+        return self.examples[self._places(stretch)[place]]
+
+    def _sorted(self, stretch: int) -> list[int]:
+        """Returns which example stands at each place of a stretch."""
+        count = self.size * self.batches
+        numbers = range(stretch * count, (stretch + 1) * count)
+        by_length = sorted(numbers, key=lambda number: (self.length(self.examples[number]), number))
+        dealt = sorted(range(self.batches), key=lambda batch: seeds.key(self.seed, "buckets", stretch, batch))
+        return [by_length[batch * self.size + place] for batch in dealt for place in range(self.size)]
 
 
 def count(sources: Sources) -> int:

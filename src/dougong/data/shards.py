@@ -87,6 +87,9 @@ class TokenStream:
         manifest: What it holds.
         dtype: Type of a token in the files.
         fingerprint: A hash of all of it.
+
+    Attributes:
+        starts: For each document, the place of the eot that opens it.
     """
 
     def __init__(self, folder: Path, manifest: PartManifest, dtype: str, fingerprint: str):
@@ -94,8 +97,8 @@ class TokenStream:
         names = [folder / f"tokens-{number:05}.bin" for number in range(len(manifest.shards))]
         self._shards = [_mapped(name, dtype) for name in names]
         self._ends = list(itertools.accumulate(manifest.shards))
-        self._starts = _mapped(folder / "starts.bin", "int64")
-        if [len(shard) for shard in self._shards] != manifest.shards or len(self._starts) != manifest.documents:
+        self.starts = _mapped(folder / "starts.bin", "int64")
+        if [len(shard) for shard in self._shards] != manifest.shards or len(self.starts) != manifest.documents:
             raise FileError(f"{folder} must hold what its manifest says, but its files differ in length. Delete it.")
 
     def __len__(self) -> int:
@@ -113,9 +116,9 @@ class TokenStream:
 
     def documents(self, start: int, stop: int) -> Int[np.ndarray, " length"]:
         """Returns, for the same tokens, the number of the document that each belongs to."""
-        first, last = np.searchsorted(self._starts, [start, stop - 1], side="right") - 1
+        first, last = np.searchsorted(self.starts, [start, stop - 1], side="right") - 1
         numbers = np.zeros(stop - start, dtype=np.int64)
-        numbers[np.asarray(self._starts[first + 1 : last + 1]) - start] = 1
+        numbers[np.asarray(self.starts[first + 1 : last + 1]) - start] = 1
         return np.cumsum(numbers) + int(first)
 
 

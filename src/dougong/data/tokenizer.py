@@ -13,18 +13,24 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, SupportsInt
+from typing import TYPE_CHECKING, Any, SupportsInt
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 
 from dougong.core import files
 from dougong.core.errors import FileError, UsageError
 
+if TYPE_CHECKING:
+    from dougong.data.marian import Side
+
 EOT = "<|endoftext|>"
+CLS, SEP = "[CLS]", "[SEP]"
+_Ids = Sequence[int] | Int[np.ndarray, " _"]
+_Row = Int[np.ndarray, " length"]
 _EOT_ELSEWHERE = (EOT, "<|end_of_text|>", "</s>", "<eos>", "<|eot_id|>", "<|im_end|>", "[SEP]")
 _MOST_TOKENS = 1 << 24  # ids have no holes to speak of; a single large one would take memory for all below it
-_SETTINGS = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
+SETTINGS: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
 
 
 class Tokenizer:
@@ -37,9 +43,13 @@ class Tokenizer:
         backend: A `tokenizers.Tokenizer`; it is changed to treat special tokens in text as plain text.
         eot: The token that opens every document (and so ends the one before); it must be in the vocabulary.
         settings: What `tokenizer_config.json` said, to be written again by `save`.
+        side: What cuts text, and is saved, in place of the backend: a side of a Marian folder.
+
+    Attributes:
+        target: What cuts translations: the tokenizer itself, but of a Marian folder the other side.
     """
 
-    def __init__(self, backend: Any, eot: str = EOT, settings: dict[str, Any] | None = None):
+    def __init__(self, backend: Any, eot: str = EOT, settings: dict[str, Any] | None = None, side: Side | None = None):
         if backend.token_to_id(eot) is None:
             raise UsageError(f"the end-of-text token must be in the vocabulary, but {eot!r} is not. Name another.")
         backend.no_truncation()
@@ -47,7 +57,8 @@ class Tokenizer:
         backend.encode_special_tokens = True
         if getattr(backend.model, "dropout", None):
             backend.model.dropout = None  # random merges would make ids depend on more than the text
-        self.backend, self.eot, self._settings = backend, eot, settings
+        self.backend, self.eot, self._settings, self._side = backend, eot, settings, side
+        self.target = self
         self.eot_id: int = backend.token_to_id(eot)
         self.vocab_size: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
 
@@ -55,12 +66,25 @@ class Tokenizer:
     def from_folder(cls, folder: str | Path, eot: str | None = None) -> Tokenizer:
         """Opens the `tokenizer.json` of a Hugging Face folder, with `tokenizer_config.json` where there is one.
 
+        Where there is none, but the files of Marian are (`source.spm`, `vocab.json`), it is the source's side of these.
+
         Raises:
             UsageError: There is no `tokenizer.json`.
             FileError: It is no tokenizer, or has no end-of-text token.
             UntrustedError: The settings ask for code.
         """
-        return cls.from_file(files.member(folder, "tokenizer.json"), eot)
+        from dougong.data.marian import is_marian, read_sides
+
+        path = files.member(folder, "tokenizer.json")
+        if path.exists() or not is_marian(folder):
+            return cls.from_file(path, eot)
+        settings = _settings_beside(path) or {}
+        sides = read_sides(folder, settings)
+        named = [_find_eot(side.backend, settings, eot, path.parent) for side in sides]
+        settings = {**settings, "tokenizer_class": "MarianTokenizer"}
+        source, target = (cls(side.backend, end, settings, side) for side, end in zip(sides, named, strict=True))
+        source.target = target
+        return source
 
     @classmethod
     def from_file(cls, path: str | Path, eot: str | None = None) -> Tokenizer:
@@ -81,14 +105,23 @@ class Tokenizer:
         return cls(backend, _find_eot(backend, settings, eot, path), settings)
 
     def save(self, folder: str | Path) -> None:
-        """Writes `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` opens."""
-        settings = self._settings or {**_SETTINGS, "bos_token": self.eot, "eos_token": self.eot}
-        files.write_whole(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True) + "\n")
+        """Writes `tokenizer.json` and `tokenizer_config.json`, which `transformers.AutoTokenizer` opens.
+
+        A side of a Marian folder writes the files of both sides again.
+        """
+        settings = self._settings or {**SETTINGS, "bos_token": self.eot, "eos_token": self.eot}
+        if self._side is None:
+            files.write_whole(Path(folder) / "tokenizer.json", self.backend.to_str(pretty=True) + "\n")
+        for name, content in self._side.files.items() if self._side is not None else ():
+            files.write_whole(Path(folder) / name, content)
         files.write_json(Path(folder) / "tokenizer_config.json", settings)
 
     def encode(self, text: str) -> list[int]:
-        """Returns the ids of one text, without any special token."""
-        return self.encode_batch([text])[0]
+        """Returns the ids of one text, without any special token, on this thread alone; errors as of `encode_batch`."""
+        self._check(text)
+        if self._side is not None:
+            return self._side.encode_batch([text])[0]
+        return self._plain(text, self.backend.encode(text, add_special_tokens=False).ids)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Returns the ids of each text; runs on all cores, and leaves other Python threads running.
@@ -98,6 +131,8 @@ class Tokenizer:
         """
         for text in texts:
             self._check(text)
+        if self._side is not None:
+            return self._side.encode_batch(texts)
         encodings = self.backend.encode_batch_fast(list(texts), add_special_tokens=False)
         return [self._plain(text, encoding.ids) for text, encoding in zip(texts, encodings, strict=True)]
 
@@ -119,6 +154,55 @@ class Tokenizer:
         parts = self.backend.encode_batch_fast(re.split("|".join(inside), text), add_special_tokens=False)
         return [token for part in parts for token in part.ids if token not in self._special]
 
+    def framed(self, ids: _Ids, second: _Ids | None = None) -> tuple[_Row, _Row]:
+        """Returns a text, or two, as a model of whole texts reads them, and which of the two each token belongs to.
+
+        That is `[CLS] ids [SEP]` and, of a second, `second [SEP]` (segment 1), as in BERT. A vocabulary without these
+        tokens has no frame: the ids stay as they are, and two texts have the end of text between them.
+
+        Args:
+            ids: The first text, as `encode` gives it.
+            second: The second text.
+        """
+        cls, sep = self._frame
+        first = [*ids] if cls is None else [cls, *ids, sep]
+        if second is None:
+            return np.array(first, dtype=np.int32), np.zeros(len(first), dtype=np.int32)
+        first, rest = ([*first, sep], [*second]) if cls is None else (first, [*second, sep])
+        segments = np.repeat(np.array([0, 1], dtype=np.int32), [len(first), len(rest)])
+        return np.array([*first, *rest], dtype=np.int32), segments
+
+    def frame_size(self, pair: bool) -> int:
+        """Returns how many tokens `framed` adds to a text, or to a pair."""
+        return int(pair) + (0 if self._frame[0] is None else 2)
+
+    def id_of(self, token: str) -> int | None:
+        """Returns the id of a special token, such as `[MASK]`; None if the vocabulary has none of this name."""
+        number = self.backend.token_to_id(token)
+        return number if number in self.special_ids else None
+
+    @functools.cached_property
+    def special_ids(self) -> frozenset[int]:
+        """The ids that stand for no text of their own: of the frame, of masks, of padding, of unknown words."""
+        added = self.backend.get_added_tokens_decoder().items()
+        return frozenset({self.eot_id, *(number for number, token in added if token.special)})
+
+    @functools.cached_property
+    def continues(self) -> Bool[np.ndarray, " vocab"]:
+        """Which tokens go on with the word before them: those that word pieces mark with `##`; elsewhere none."""
+        found = np.zeros(self.vocab_size, dtype=bool)
+        if self._description["model"]["type"] == "WordPiece":
+            prefix = self._description["model"]["continuing_subword_prefix"]
+            for token, number in self.backend.get_vocab(with_added_tokens=True).items():
+                found[number] = token.startswith(prefix) and token != prefix and number not in self.special_ids
+        return found
+
+    @functools.cached_property
+    def _frame(self) -> tuple[int | None, int]:
+        """The tokens before and after a text; where there is no frame, None and the end of text."""
+        cls, sep = self.id_of(CLS), self.id_of(SEP)
+        return (None, self.eot_id) if cls is None or sep is None else (cls, sep)
+
     def decode(self, ids: Iterable[SupportsInt]) -> str:
         """Returns the text of ids; special tokens are left out, bytes that are no UTF-8 become U+FFFD."""
         return self.backend.decode([int(token) for token in ids], skip_special_tokens=True)
@@ -127,7 +211,7 @@ class Tokenizer:
         """Yields the text of ids as they come, never half a character; special tokens are left out.
 
         The pieces joined are the text of the ids as a continuation: where `decode` drops the space before a first
-        word (SentencePiece), this keeps it.
+        word (SentencePiece), or before a full stop (WordPiece), this keeps it.
         """
         stream = self.stream()
         for token in ids:
@@ -149,10 +233,15 @@ class Tokenizer:
         """
         return np.array([len(text) for text in self._token_text], dtype=np.int64)
 
+    def shares_ids(self, other: Tokenizer) -> bool:
+        """Tells whether another has the same vocabulary by design: it is this one, or the other side of one folder."""
+        return other is self or (other is self.target and self._side is not None and self._side.joint)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the vocabulary and its rules: equal fingerprints give equal ids."""
-        return hashlib.sha256(f"{self.backend.to_str()}\n{self.eot}".encode()).hexdigest()
+        facts = [self.backend.to_str(), self.eot, *([] if self._side is None else [self._side.fingerprint])]
+        return hashlib.sha256("\n".join(facts).encode()).hexdigest()
 
     @functools.cached_property
     def _special(self) -> dict[int, str]:
@@ -181,7 +270,8 @@ class Tokenizer:
     def _token_text(self) -> list[bytes]:
         """The bytes of UTF-8 that each token stands for; none for special tokens."""
         decoder = json.dumps(self._description["decoder"])
-        read = _byte_level if '"ByteLevel"' in decoder else _sentence_piece
+        pieces = _word_piece if '"WordPiece"' in decoder else _sentence_piece
+        read = _byte_level if '"ByteLevel"' in decoder else pieces
         texts = [b""] * self.vocab_size
         for token, number in self.backend.get_vocab(with_added_tokens=True).items():
             texts[number] = read(token)
@@ -229,6 +319,11 @@ def _sentence_piece(token: str) -> bytes:
     if re.fullmatch("<0x[0-9A-F]{2}>", token):
         return bytes([int(token[3:5], 16)])
     return token.removeprefix("##").replace("\u2581", " ").encode()
+
+
+def _word_piece(token: str) -> bytes:
+    """Reads `##ing` as letters that follow without a space; whatever else begins with one."""
+    return (token.removeprefix("##") if token.startswith("##") and token != "##" else f" {token}").encode()
 
 
 def _settings_beside(path: Path) -> dict[str, Any] | None:

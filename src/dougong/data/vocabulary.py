@@ -6,13 +6,14 @@ imported where one is made.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
-from dougong.core.config import Config
+from dougong.core.config import Config, Fault
 from dougong.core.errors import FileError
 from dougong.core.log import warn
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 Texts = Callable[[], Iterable[str]]
 UNKNOWN = "[UNK]"
 """The token of words that have none of their own."""
+PAD, MASK = "[PAD]", "[MASK]"
+FIM = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
+"""The tokens before the beginning, the end and the middle of a text whose middle is to be filled in."""
+_EOT = "<|endoftext|>"  # as in tokenizer.py, which takes arrays to import
 
 
 class BytesConfig(Config):
@@ -79,6 +84,21 @@ class BpeConfig(Config):
     """Tokens, with the 256 bytes and the end of text."""
     learn_from: Annotated[int, Field(ge=1)] = 200_000_000
     """Characters of training text to learn from; the text's beginning is taken, evenly from all sources."""
+    special: tuple[str, ...] = ()
+    """Further special tokens, such as `<|fim_prefix|>`, which no text yields; counted in `vocab_size`."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields the faults of special tokens that are no names, or one, and of a vocabulary too small for them."""
+        for number, token in enumerate(self.special):
+            if not re.fullmatch(
+                r"<\S*[^\W_]\S*>", token
+            ):  # whatever else might be learned from text, and be given its id
+                yield Fault(f"special[{number}]", f"must be like <|fim_prefix|>, but is {token!r}. Rename it.")
+            elif token == _EOT or token in self.special[:number]:
+                yield Fault(f"special[{number}]", f"must be a token of its own, but {token!r} is there. Remove it.")
+        if self.vocab_size < 257 + len(self.special):
+            least = 257 + len(self.special)
+            yield Fault("vocab_size", f"must be at least {least}, with the special tokens, but is {self.vocab_size}.")
 
     def build(self, training: Texts, everything: Texts) -> Tokenizer:
         """Learns the merges; the same text gives the same vocabulary, whatever the number of threads."""
@@ -89,16 +109,58 @@ class BpeConfig(Config):
         alphabet = sorted(byte_alphabet())
         tokenizer = _byte_level({}, [], pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True))
         trainer = trainers.BpeTrainer(
-            vocab_size=self.vocab_size, special_tokens=[EOT], initial_alphabet=alphabet, show_progress=False
+            vocab_size=self.vocab_size,
+            special_tokens=[EOT, *self.special],
+            initial_alphabet=alphabet,
+            show_progress=False,
         )
         tokenizer.backend.train_from_iterator(_head(training(), self.learn_from), trainer)
-        tokenizer = Tokenizer(tokenizer.backend)
-        if tokenizer.vocab_size < self.vocab_size:
-            warn(
-                f"the tokenizer should have {self.vocab_size:,} tokens, but the text yields only "
-                f"{tokenizer.vocab_size:,}. Add text, or lower vocab_size."
-            )
-        return tokenizer
+        return _told_if_small(Tokenizer(tokenizer.backend), self.vocab_size)
+
+
+class WordPieceConfig(Config):
+    """BERT's word pieces, learned from the training text: words are cut into a beginning and `##` continuations."""
+
+    name: Literal["wordpiece"] = "wordpiece"
+    """Which tokenizer."""
+    vocab_size: Annotated[int, Field(ge=32)] = 30522
+    """Tokens, with the five special ones: `[PAD]`, `[UNK]`, `[CLS]`, `[SEP]`, `[MASK]`, which are 0 to 4."""
+    lowercase: bool = True
+    """Whether capitals and accents are dropped, as in BERT uncased."""
+    learn_from: Annotated[int, Field(ge=1)] = 200_000_000
+    """Characters of training text to learn from; the text's beginning is taken, evenly from all sources."""
+
+    def build(self, training: Texts, everything: Texts) -> Tokenizer:
+        """Learns the pieces; the same text gives the same vocabulary.
+
+        Raises:
+            FileError: The text has no word.
+        """
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
+
+        from dougong.data.tokenizer import CLS, SEP, SETTINGS, Tokenizer
+        from dougong.data.wordpiece import counted, learned
+
+        normalizer = normalizers.BertNormalizer(lowercase=self.lowercase)
+        special = [PAD, UNKNOWN, CLS, SEP, MASK]
+        words = counted(_head(training(), self.learn_from), normalizer, pre_tokenizers.BertPreTokenizer())
+        if not words:
+            raise FileError("the text must have words to make a vocabulary of, but has none. Add text.")
+        pieces = [*special, *learned(words, self.vocab_size - len(special))]
+        backend = Backend(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token=UNKNOWN))
+        backend.normalizer, backend.pre_tokenizer = normalizer, pre_tokenizers.BertPreTokenizer()
+        backend.decoder = decoders.WordPiece()
+        backend.add_special_tokens(special)
+        backend.post_processor = processors.TemplateProcessing(
+            single=f"{CLS} $A {SEP}",
+            pair=f"{CLS} $A {SEP} $B:1 {SEP}:1",
+            special_tokens=[(token, special.index(token)) for token in (CLS, SEP)],
+        )
+        named = zip(("pad_token", "unk_token", "cls_token", "sep_token", "mask_token"), special, strict=True)
+        inputs = ["input_ids", "token_type_ids", "attention_mask"]
+        settings = {**SETTINGS, "model_input_names": inputs, **dict(named)}
+        return _told_if_small(Tokenizer(backend, SEP, settings), self.vocab_size)
 
 
 class WordsConfig(Config):
@@ -143,7 +205,7 @@ class WordsConfig(Config):
 
 
 class TokenizerFileConfig(Config):
-    """A tokenizer that exists already: a `tokenizer.json`, or a folder that holds one."""
+    """A tokenizer that exists already: a `tokenizer.json`, or a folder that holds one, or the files of Marian."""
 
     name: Literal["file"] = "file"
     """Which tokenizer."""
@@ -161,8 +223,19 @@ class TokenizerFileConfig(Config):
 
 
 TokenizerConfig = Annotated[
-    BytesConfig | CharsConfig | WordsConfig | BpeConfig | TokenizerFileConfig, Field(discriminator="name")
+    BytesConfig | CharsConfig | WordsConfig | BpeConfig | WordPieceConfig | TokenizerFileConfig,
+    Field(discriminator="name"),
 ]
+
+
+def _told_if_small(tokenizer: Tokenizer, wanted: int) -> Tokenizer:
+    """Returns the tokenizer, and says so if it has fewer tokens than wanted."""
+    if tokenizer.vocab_size < wanted:
+        warn(
+            f"the tokenizer should have {wanted:,} tokens, but the text yields only "
+            f"{tokenizer.vocab_size:,}. Add text, or lower vocab_size."
+        )
+    return tokenizer
 
 
 def _byte_level(vocabulary: dict[str, int], merges: list[tuple[str, str]], pre_tokenizer: Any) -> Tokenizer:

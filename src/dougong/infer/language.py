@@ -19,6 +19,7 @@ from dougong.checkpoint.weights import load_model
 from dougong.core.config import Config, validate
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import UsageError
+from dougong.data.fim import Infilling
 from dougong.data.tokenizer import Tokenizer
 from dougong.infer.config import GenerateConfig
 from dougong.infer.engine import Decoding, search
@@ -71,29 +72,54 @@ class LanguageModel:
         """What the model was built from."""
         return self.model.config
 
-    def generate(self, prompts: str | Sequence[str], **options: Any) -> str | list[str]:
+    def generate(self, prompts: str | Sequence[str], suffix: str | None = None, **options: Any) -> str | list[str]:
         """Returns the text that follows a prompt, or one text per prompt of a list.
 
         Args:
+            prompts: What to go on from.
+            suffix: What comes after the text that is wanted (see `infill`); None: whatever the model writes.
             options: The fields of `GenerateConfig`.
 
         Raises:
             UsageError: An option is not allowed, or a prompt leaves no room for a token.
         """
         if isinstance(prompts, str):
-            return self.complete([prompts], **options)[0].text
-        return [completion.text for completion in self.complete(prompts, **options)]
+            return self.complete([prompts], suffix, **options)[0].text
+        return [completion.text for completion in self.complete(prompts, suffix, **options)]
 
-    def complete(self, prompts: Sequence[str], **options: Any) -> list[Completion]:
-        """Returns what follows each prompt, with the tokens and the reason of the end; else like `generate`."""
+    def infill(self, prefix: str, suffix: str, **options: Any) -> str:
+        """Returns the text between a beginning and an end, from a model that was trained to fill in the middle.
+
+        Args:
+            prefix: What comes before; may be empty.
+            suffix: What comes after; may be empty.
+            options: The fields of `GenerateConfig`.
+
+        Raises:
+            UsageError: The tokenizer has no tokens for infilling; else as `generate`.
+        """
+        return self.complete([prefix], suffix, **options)[0].text
+
+    def complete(
+        self, prompts: Sequence[str], suffix: str | None = None, *, rows: Sequence[int] | None = None, **options: Any
+    ) -> list[Completion]:
+        """Returns what follows each prompt, with the tokens and the reason of the end; else like `generate`.
+
+        Args:
+            prompts: What to go on from.
+            suffix: What comes after the text that is wanted; None: whatever the model writes.
+            rows: Each prompt's own number, which decides its draws together with the seed; by default its place.
+            options: The fields of `GenerateConfig`.
+        """
         config = validate(GenerateConfig, options)
-        encoded = [self.encode_prompt(prompt) for prompt in prompts]
+        numbers = range(len(prompts)) if rows is None else rows
+        encoded = [self.encode_prompt(prompt, suffix) for prompt in prompts]
         if config.num_beams > 1:
             return [self._search(prompt, config) for prompt in encoded]
         completions: list[Completion] = []
         for start in range(0, len(encoded), config.batch_size):
             batch = encoded[start : start + config.batch_size]
-            decoding = self._decoding(batch, config, start)
+            decoding = self._decoding(batch, config, numbers[start : start + len(batch)])
             texts = [""] * len(batch)
             for place, piece in self._pieces(decoding, config):
                 texts[place] += piece
@@ -101,17 +127,17 @@ class LanguageModel:
                 completions.append(Completion(text, tokens, reason or "length"))
         return completions
 
-    def stream(self, prompt: str, **options: Any) -> Iterator[str]:
+    def stream(self, prompt: str, suffix: str | None = None, **options: Any) -> Iterator[str]:
         """Yields the text that follows a prompt as it is generated; the pieces together are what `generate` returns.
 
-        Beam search knows its text at the end only, and yields it as one piece. Errors are those of `generate`, raised
-        by the call itself.
+        With a suffix they are what `infill` returns. Beam search knows its text at the end only, and yields it as one
+        piece. Errors are those of `generate`, raised by the call itself.
         """
         config = validate(GenerateConfig, options)
-        encoded = self.encode_prompt(prompt)
+        encoded = self.encode_prompt(prompt, suffix)
         if config.num_beams > 1:
             return iter([self._search(encoded, config).text])
-        decoding = self._decoding([encoded], config, 0)
+        decoding = self._decoding([encoded], config, [0])
         return (piece for _, piece in self._pieces(decoding, config))
 
     @torch.inference_mode()
@@ -123,12 +149,16 @@ class LanguageModel:
         """
         return [self._score(self.tokenizer.encode(text)) for text in texts]
 
-    def encode_prompt(self, prompt: str) -> list[int]:
-        """Returns the tokens of a prompt; an empty one is the end-of-text token, which opens every document."""
+    def encode_prompt(self, prompt: str, suffix: str | None = None) -> list[int]:
+        """Returns the tokens of a prompt; an empty one is the end-of-text token, which opens every document.
+
+        With a suffix: what the model is to follow with the middle.
+        """
+        if suffix is not None:
+            return Infilling(self.tokenizer).asked(self.tokenizer.encode(prompt), self.tokenizer.encode(suffix))
         return self.tokenizer.encode(prompt) or [self.tokenizer.eot_id]
 
-    def _decoding(self, prompts: list[list[int]], config: GenerateConfig, start: int) -> Decoding:
-        rows = range(start, start + len(prompts))
+    def _decoding(self, prompts: list[list[int]], config: GenerateConfig, rows: Sequence[int]) -> Decoding:
         return Decoding(self.model, prompts, config, self.tokenizer.eot_id, rows)
 
     def _pieces(self, decoding: Decoding, config: GenerateConfig) -> Iterator[tuple[int, str]]:

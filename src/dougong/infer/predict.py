@@ -1,6 +1,6 @@
-"""A trained model that answers: pictures in, classes or objects out. Knows a model, its task and how inputs are taken.
+"""A trained model that answers: pictures in, classes or objects out; texts, see `texts.py`.
 
-Does not know recipes, runs or where pictures come from.
+Knows a model, its task and how inputs are taken; does not know recipes, runs or where pictures come from.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -21,10 +21,13 @@ from dougong.core.contracts import Answering
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import FileError, UsageError
 from dougong.data.intake import Intake, Source, Taken, said_by_timm
+from dougong.data.tokenizer import Tokenizer
+from dougong.infer.texts import Embedding, TextPredictor
 from dougong.nn.normed import fold
 
 TASK_FILE = "task.json"
 LABELS_FILE = "labels.json"
+SOURCE_TOKENIZER = "source_tokenizer"
 _PREPROCESSOR = "preprocessor_config.json"
 
 
@@ -91,8 +94,8 @@ class Predictor:
             return self.task.answers(self.model, batch)
 
 
-def load_predictor(folder: str | Path, precision: str = "auto", device: str = "auto") -> Predictor:
-    """Returns the model of a folder, ready to answer about pictures.
+def load_predictor(folder: str | Path, precision: str = "auto", device: str = "auto") -> Predictor | TextPredictor:
+    """Returns the model of a folder, ready to answer about pictures or texts.
 
     Args:
         folder: A model folder: a run's, or a Hugging Face one of a family that is built here.
@@ -100,13 +103,18 @@ def load_predictor(folder: str | Path, precision: str = "auto", device: str = "a
         device: auto, cpu, cuda, cuda:1 or mps.
 
     Raises:
-        UsageError: There is no such folder, or its model does not answer about pictures.
+        UsageError: There is no such folder, or its model answers about neither.
         FileError: A file of it is corrupt.
     """
     folder, place = Path(folder), choose_device(device)
     dtype = choose_precision(precision, place).dtype
     model: Any = load_model(folder, place)
-    task = _task(folder, model.config)
+    if getattr(model.config, "embeds", False) and not (folder / TASK_FILE).exists():
+        return TextPredictor(model, Embedding(model.config), Tokenizer.from_folder(folder), dtype)
+    tokenizers = _tokenizers(folder) if answers_about(folder) == "texts" else None
+    task = _task(folder, model.config, tokenizers)
+    if tokenizers is not None:
+        return TextPredictor(model, task, tokenizers[0], dtype)
     intake = Intake(_said(folder), task.shape)
     fold(model)
     return Predictor(model, task, intake, dtype)
@@ -118,36 +126,48 @@ def _said(folder: Path) -> Mapping[str, Any]:
     return files.read_settings(path) if path.exists() else said_by_timm(files.read_settings(folder / "config.json"))
 
 
-def is_pictures(folder: str | Path) -> bool:
-    """Tells whether the model of a folder answers about pictures."""
-    if (Path(folder) / _PREPROCESSOR).exists():
-        return True
+def _tokenizers(folder: Path) -> tuple[Tokenizer, Tokenizer]:
+    """Returns what cuts texts, and what cuts what is written: mostly the same."""
+    found, source = Tokenizer.from_folder(folder), folder / SOURCE_TOKENIZER
+    return (Tokenizer.from_folder(source) if source.is_dir() else found), found.target
+
+
+def answers_about(folder: str | Path) -> Literal["pictures", "texts"] | None:
+    """Tells what the model of a folder answers about; None: it writes text, or is for nothing that is known."""
+    folder = Path(folder)
+    if (folder / _PREPROCESSOR).exists():
+        return "pictures"
     try:
-        return hasattr(read_config(folder), "answers_as")
-    except (FileError, UsageError):  # what is wrong with it, is said by what loads it
-        return False
+        name = files.read_settings(folder / TASK_FILE).get("name") if (folder / TASK_FILE).exists() else None
+        config: Any = None if name else read_config(folder)
+        if getattr(config, "embeds", False):
+            return "texts"
+        name = name or getattr(config, "answers_as", None)
+        return None if name is None else getattr(find_part("tasks", name).PART, "about", None)
+    except (FileError, UsageError, LookupError):  # what is wrong with it, is said by what loads it
+        return None
 
 
-def _task(folder: Path, config: Any) -> Any:
+def _task(folder: Path, config: Any, tokenizers: tuple[Tokenizer, Tokenizer] | None) -> Any:
     """Returns the task that a folder says, or else the one that its family is for.
 
     Raises:
-        UsageError: Neither says one, or it gives no answers about pictures.
+        UsageError: Neither says one, or it gives no answers.
     """
     path = folder / TASK_FILE
     values: dict[str, Any] = dict(files.read_settings(path)) if path.exists() else {}
     values.setdefault("name", getattr(config, "answers_as", None))
     if values.get("name") is None and not path.exists():
         raise UsageError(
-            f"{folder} must hold a model that answers about pictures, but says no task and is of the family "
+            f"{folder} must hold a model that answers about pictures or texts, but says no task and is of the family "
             f"{config.name}. Name the folder of a run, or use dougong generate."
         )
     with _explained(path):
         said: Any = validate(find_part("tasks", values["name"]).PART, values)
-    task = said.build(config, _Named(_labels(folder)))
-    if not isinstance(task, Answering) or not hasattr(task, "shape"):
+    task = said.build(config, _Named(_labels(folder), tokenizers))
+    if not isinstance(task, Answering) or not hasattr(task, "shape" if tokenizers is None else "examples"):
         raise UsageError(
-            f"{folder} must hold a model that answers about pictures, but its task is {values['name']}. "
+            f"{folder} must hold a model that answers about pictures or texts, but its task is {values['name']}. "
             "Use dougong evaluate or dougong generate."
         )
     return task
@@ -165,10 +185,12 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 class _Named:
-    """What a task wants to know of the data once there is none: the names of the classes."""
+    """What a task wants to know of the data once there is none: the names of the classes, and the tokenizers."""
 
-    def __init__(self, labels: Sequence[str] | None):
+    def __init__(self, labels: Sequence[str] | None, tokenizers: tuple[Tokenizer, Tokenizer] | None):
         self.labels = labels
+        self.tokenizer: Tokenizer | None = None if tokenizers is None else tokenizers[0]
+        self.target_tokenizer: Tokenizer | None = None if tokenizers is None else tokenizers[1]
 
 
 def _labels(folder: Path) -> list[str] | None:

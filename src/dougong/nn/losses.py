@@ -39,8 +39,9 @@ def cross_entropy_by_formula(
     targets: Int[Tensor, "*places"],
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    bias: Float[Tensor, " vocab"] | None = None,
 ) -> CrossEntropy:
-    """Returns the cross entropy of `softmax(features @ weight.T)` against the targets, as sums.
+    """Returns the cross entropy of `softmax(features @ weight.T + bias)` against the targets, as sums.
 
     With p the softmax over V words, Z its normaliser, y the target and e the smoothing, each place costs
     `-(1 - e) log p_y - e/V sum_v log p_v + z_loss (log Z)^2`: label smoothing of Szegedy et al. 2016 (section 7),
@@ -48,8 +49,9 @@ def cross_entropy_by_formula(
 
     Args:
         targets: Indices of words; -1 marks a place that does not count.
+        bias: Added to the logits; None: nothing is.
     """
-    logits = F.linear(features, weight)
+    logits = F.linear(features, weight, bias)
     logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
     counts = targets != IGNORED
     log_z = logits.logsumexp(-1)
@@ -67,26 +69,30 @@ def cross_entropy_chunked(
     targets: Int[Tensor, "*places"],
     label_smoothing: float = 0.0,
     z_loss: float = 0.0,
+    bias: Float[Tensor, " vocab"] | None = None,
 ) -> CrossEntropy:
     """Returns what `cross_entropy_by_formula` returns, with the memory of one chunk of logits.
 
-    The loss and both its gradients are computed together, chunk by chunk, in the forward pass; the backward pass only
+    The loss and all its gradients are computed together, chunk by chunk, in the forward pass; the backward pass only
     scales them, once. Under autocast the products run in its type and the softmax in fp32.
     """
     rows = features.reshape(-1, features.shape[-1])
-    return CrossEntropy(*_Chunked.apply(rows, weight, targets.reshape(-1), label_smoothing, z_loss))
+    return CrossEntropy(*_Chunked.apply(rows, weight, bias, targets.reshape(-1), (label_smoothing, z_loss)))
 
 
 @torch.no_grad()
 def token_nats(
-    features: Float[Tensor, "*places dim"], weight: Float[Tensor, "vocab dim"], targets: Int[Tensor, "*places"]
+    features: Float[Tensor, "*places dim"],
+    weight: Float[Tensor, "vocab dim"],
+    targets: Int[Tensor, "*places"],
+    bias: Float[Tensor, " vocab"] | None = None,
 ) -> Float[Tensor, "*places"]:
     """Returns the negative log-likelihood of each target in nats, 0 where it is ignored; no gradient."""
     rows, flat = features.reshape(-1, features.shape[-1]), targets.reshape(-1)
     size = _rows_per_chunk(len(weight))
     parts = []
     for x, y in zip(rows.split(size), flat.split(size), strict=True):
-        logits = F.linear(x, weight)
+        logits = F.linear(x, weight, bias)
         logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
         nats = logits.logsumexp(-1) - logits.gather(-1, y.clamp(min=0)[:, None]).squeeze(-1)
         parts.append(torch.where(y != IGNORED, nats, 0.0))
@@ -101,15 +107,15 @@ class _Chunked(torch.autograd.Function):
         ctx: Any,
         features: Float[Tensor, "rows dim"],
         weight: Float[Tensor, "vocab dim"],
+        bias: Float[Tensor, " vocab"] | None,
         targets: Int[Tensor, " rows"],
-        label_smoothing: float,
-        z_loss: float,
+        options: tuple[float, float],
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         kind = "cpu" if features.is_meta else features.device.type  # autocast does not know the meta device
         mixed = kind != "meta" and torch.is_autocast_enabled(kind)
         dtype = torch.get_autocast_dtype(kind) if mixed else features.dtype
         with torch.autocast(kind, enabled=False) if mixed else contextlib.nullcontext():
-            sums, gradients = _run_chunks(ctx, (features, weight), targets, (label_smoothing, z_loss), dtype)
+            sums, gradients = _run_chunks(ctx, (features, weight, bias), targets, options, dtype)
         ctx.gradients = gradients
         ctx.mark_non_differentiable(*sums[1:])
         return sums
@@ -118,28 +124,35 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, scale: Float[Tensor, ""], *_: Any) -> tuple[Tensor | None, ...]:
         # The gradients are this function's own, so they are scaled in place and given away: a second backward pass
         # over the same graph finds none.
-        features, weight = ctx.gradients
+        gradients = ctx.gradients
         del ctx.gradients
-        for gradient in (features, weight):
+        for gradient in gradients:
             if gradient is not None:
                 gradient.mul_(scale)
-        return features, weight, None, None, None
+        return *gradients, None, None
 
 
 def _run_chunks(
-    ctx: Any, inputs: tuple[Tensor, Tensor], targets: Tensor, options: tuple[float, float], dtype: torch.dtype
-) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None]]:
-    features, weight = inputs
-    wants_features, wants_weight = ctx.needs_input_grad[:2]
-    head = weight.to(dtype)
+    ctx: Any,
+    inputs: tuple[Tensor, Tensor, Tensor | None],
+    targets: Tensor,
+    options: tuple[float, float],
+    dtype: torch.dtype,
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], tuple[Tensor | None, Tensor | None, Tensor | None]]:
+    features, weight, bias = inputs
+    wants_features, wants_weight, wants_bias = ctx.needs_input_grad[:3]
+    head, shift = weight.to(dtype), None if bias is None else bias.to(dtype)
     size = _rows_per_chunk(len(weight))
     one_chunk = len(features) <= size
     grad_features = torch.empty_like(features) if wants_features else None
     grad_weight = torch.zeros_like(weight) if wants_weight and not one_chunk else None
+    grad_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
     sums = features.new_zeros(3, dtype=torch.float64 if features.dtype == torch.float64 else torch.float32)
     for start in range(0, len(features), size):
         x, y = features[start : start + size].to(dtype), targets[start : start + size]
-        grad_logits = _chunk(x @ head.T, y, options, sums)
+        grad_logits = _chunk(F.linear(x, head, shift), y, options, sums)
+        if grad_bias is not None:
+            grad_bias += grad_logits.sum(0)
         if not (wants_features or wants_weight):
             continue
         grad_logits = grad_logits.to(dtype)
@@ -150,7 +163,7 @@ def _run_chunks(
         elif grad_weight is not None:
             _add_product(grad_weight, grad_logits.T, x)
     loss, nll, z = sums.unbind()
-    return (loss, nll, z, (targets != IGNORED).sum()), (grad_features, grad_weight)
+    return (loss, nll, z, (targets != IGNORED).sum()), (grad_features, grad_weight, grad_bias)
 
 
 def _chunk(logits: Tensor, targets: Tensor, options: tuple[float, float], sums: Tensor) -> Tensor:

@@ -56,3 +56,11 @@ def sinusoidal(
     exponent = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
     angles = positions[..., None].float() / 10000.0**exponent
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)[..., :dim].to(dtype)
+
+
+def sinusoidal_halves(
+    positions: Int[Tensor, "*batch time"], dim: int, dtype: torch.dtype
+) -> Float[Tensor, "*batch time {dim}"]:
+    """Returns the same numbers in another order: all sines, then all cosines, as Marian has them."""
+    waves = sinusoidal(positions, dim, dtype)
+    return torch.cat((waves[..., 0::2], waves[..., 1::2]), dim=-1)

@@ -15,12 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from dougong.core.contracts import Task
+from dougong.core.errors import UsageError
 from dougong.plan.memory import Buildable, Memory, enlarged, step_memory
 from dougong.plan.trace import Trace, trace_step
+from dougong.train.adapter import Adapted, LoraConfig
+from dougong.train.adapter.lora import targeted
 from dougong.train.config import TrainConfig
 
 MOST = 1 << 20  # a search ends here: no batch and no context is longer
-RANK = 8
+ADAPTER = LoraConfig()
 Limit = Literal["memory", "model", "search"]
 
 
@@ -63,7 +66,7 @@ class Setting:
 
     def task(self) -> Task:
         """Returns the task, whose example is as long as is asked for."""
-        model: Any = self.model
+        model: Any = getattr(self.model, "config", self.model)  # that of the model inside, if there is an adapter
         return self.make_task(model.replace(max_seq_len=self.length) if self.length else model)
 
 
@@ -190,11 +193,12 @@ def levers(setting: Setting, there: float | int, batch_size: int, most: int) -> 
         light = dataclasses.replace(plain, optimizer=plain.optimizer // 2)
         freed = there + plain.optimizer - light.optimizer
         yield _lever("optimizer state in bf16", None, plain, light, 1.0, largest_batch(setting, freed, most).value)
-    adapted = dataclasses.replace(setting, model=_Adapted(setting.model))
-    if any(isinstance(module, nn.Linear) for module in _network(setting).modules()):
+    if not isinstance(setting.model, Adapted) and not setting.train.frozen and _layers(_network(setting)):
+        adapted = dataclasses.replace(setting, model=_Lightly(setting.model))
         ratio = adapted.trace(batch_size).flops() / before
         found = adapted.memory(batch_size)
-        yield _lever(f"LoRA of rank {RANK}", None, plain, found, ratio, largest_batch(adapted, there, most).value)
+        largest = largest_batch(adapted, there, most).value
+        yield _lever(f"LoRA of rank {ADAPTER.rank}", f"adapter.rank={ADAPTER.rank}", plain, found, ratio, largest)
 
 
 def _lever(name: str, option: str | None, plain: Memory, found: Memory, flops: float, largest: int) -> Lever:
@@ -206,36 +210,49 @@ def _network(setting: Setting) -> nn.Module:
         return setting.model.build()
 
 
-class _Adapted:
-    """A model of which only low-rank additions to its linear layers are trained (Hu et al. 2022)."""
+class _Lightly:
+    """A model with the adapter that a recipe gets by default, computed alike without the library, which loads slowly.
 
-    def __init__(self, model: Any):
-        self._model = model
+    Attributes:
+        config: The model's.
+    """
+
+    def __init__(self, config: Any):
+        self.config = config
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
+        return getattr(self.config, name)
 
     def replace(self, **changes: Any) -> Any:
         """Returns the config of another model, adapted as well."""
-        return _Adapted(self._model.replace(**changes))
+        return _Lightly(self.config.replace(**changes))
 
     def build(self) -> nn.Module:
         """Returns the network with the additions, all else frozen."""
-        network = self._model.build()
+        network = self.config.build()
         network.requires_grad_(False)
-        for module in [module for module in network.modules() if isinstance(module, nn.Linear)]:
-            _add_rank(module)
+        for layer in _layers(network):
+            _add_rank(layer)
         return network
 
 
+def _layers(network: nn.Module) -> list[Any]:
+    """Returns the layers that the adapter of a recipe stands beside by default; none where it fits none."""
+    try:
+        return [network.get_submodule(path) for path in targeted(network, ADAPTER.targets)]
+    except UsageError:
+        return []
+
+
 def _add_rank(linear: nn.Linear) -> None:
-    down = nn.Parameter(torch.empty(RANK, linear.in_features))
-    up = nn.Parameter(torch.empty(linear.out_features, RANK))
+    down = nn.Parameter(torch.empty(ADAPTER.rank, linear.in_features))
+    up = nn.Parameter(torch.empty(linear.out_features, ADAPTER.rank))
+    scale = ADAPTER.alpha / ADAPTER.rank
     linear.register_parameter("lora_down", down)
     linear.register_parameter("lora_up", up)
     plain = linear.forward
 
     def with_rank(inputs: Tensor) -> Tensor:
-        return plain(inputs) + nn.functional.linear(nn.functional.linear(inputs, down), up)
+        return plain(inputs) + nn.functional.linear(nn.functional.linear(inputs, down), up) * scale
 
     linear.__dict__["forward"] = with_rank

@@ -19,6 +19,8 @@ from dougong.core.errors import UsageError
 from dougong.nn.norm import OVER_BATCH
 from dougong.plan.trace import trace_loss
 from dougong.recipe import Recipe
+from dougong.train.adapter import Adapted
+from dougong.train.adapter.lora import all_used, unchanging
 from dougong.train.config import AdafactorConfig, OptimizerConfig
 from dougong.train.optim import build_optimizers, optimizer_tensors
 from dougong.train.rates import freeze
@@ -31,7 +33,8 @@ class Count:
     """What one step of a recipe takes.
 
     Attributes:
-        parameters: Trainable numbers, each counted once (a tied embedding is one).
+        parameters: Learnable numbers, each counted once (a tied embedding is one); those of an adapter among them.
+        trained: Those of them that train: not what is frozen.
         parameters_by_block: The same by part of the model; `blocks.*.attention` is that of all layers together.
         flops_per_sample: Floating point operations of forward and backward over one example: two for a product and its
             sum. Only products count (matrices, convolutions, attention, recurrences), causal attention as the full
@@ -47,6 +50,7 @@ class Count:
     """
 
     parameters: int
+    trained: int
     parameters_by_block: dict[str, int]
     flops_per_sample: int
     forward_flops: int
@@ -71,17 +75,19 @@ def count(recipe: Recipe) -> Count:
         UsageError: It is not known before the data is read.
     """
     config = known_model(recipe)
-    model = build_on_meta(config)
+    model = build_on_meta(recipe.trained(config))
     freeze(model, recipe.train)
     traced = examples_traced(model)
     task = task_of(recipe, config)
-    trace = trace_loss(model, task, task.example_batch(traced, "meta"), recipe.train.recompute)
+    with all_used(model):
+        trace = trace_loss(model, task, task.example_batch(traced, "meta"), recipe.train.recompute)
     forward, backward, again = (trace.flops(phase) // traced for phase in ("forward", "backward", "recompute"))
     flops = forward + backward
     batch = recipe.train.batch_size
     weights = sum(p.numel() * p.element_size() for p in model.parameters())
     return Count(
         parameters=sum(p.numel() for p in model.parameters()),
+        trained=sum(p.numel() for p in model.parameters() if p.requires_grad),
         parameters_by_block=parameters_by_block(model),
         flops_per_sample=flops,
         forward_flops=forward,
@@ -97,10 +103,19 @@ def count(recipe: Recipe) -> Count:
 
 def state_bytes(recipe: Recipe) -> int:
     """Returns `Count.state_bytes` alone, which is quick: nothing is run, not even on the meta device."""
-    model = build_on_meta(known_model(recipe))
+    model = build_on_meta(recipe.trained(known_model(recipe)))
     freeze(model, recipe.train)
     weights = sum(p.numel() * p.element_size() * (1 + p.requires_grad) for p in model.parameters())
     return weights + optimizer_bytes(model, recipe.train.optimizer)
+
+
+def staying_bytes(model: Any) -> int:
+    """Returns the bytes of the weights that an adapter leaves as they are; 0 of a config without one."""
+    if not isinstance(model, Adapted):
+        return 0
+    network = build_on_meta(model)
+    staying = unchanging(network)
+    return sum(p.numel() * p.element_size() for name, p in network.named_parameters() if name in staying)
 
 
 def known_model(recipe: Recipe) -> Config:
@@ -132,10 +147,11 @@ def foreseen_model(recipe: Recipe) -> tuple[Config, list[str]]:
     return validate(type(model), {**model.model_dump(), **seen}, ("model",)), [n for n in open_ if n not in known]
 
 
-def build_on_meta(config: Config) -> nn.Module:
-    """Returns the model without memory for its weights."""
+def build_on_meta(config: Any) -> nn.Module:
+    """Returns the model of a config, or what stands for one, without memory for its weights."""
     with torch.device("meta"):
-        return config.build()  # type: ignore[attr-defined]
+        network: nn.Module = config.build()
+    return network
 
 
 def parameters_by_block(model: nn.Module) -> dict[str, int]:

@@ -92,7 +92,8 @@ def step_memory(
         optimizers = with_state(network, config)
         ledger.tag("optimizer", _state(network, optimizers))
         ledger.begin()
-        average = Average(dict(network.named_parameters()), config.ema.decay) if config.ema else None
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        average = Average(trained, config.ema.decay) if config.ema else None
         ledger.tag("average", average.tensors.values() if average else ())
         noisy, size = draws_noise(network), config.microbatch_size or len(batch)
         pieces = [blank(piece, device, noisy) for piece in batch.split(size)]

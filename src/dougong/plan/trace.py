@@ -25,6 +25,7 @@ from dougong.plan.memory import Buildable, blank, computing, sums_gradients, wit
 from dougong.train.average import Average
 from dougong.train.blocks import prepared_blocks
 from dougong.train.config import TrainConfig
+from dougong.train.rates import freeze
 from dougong.train.step import draws_noise
 
 Phase = Literal["forward", "backward", "recompute", "update"]
@@ -112,8 +113,10 @@ def trace_step(
     recorder = Recorder()
     with FakeTensorMode(allow_non_fake_inputs=True), torch.device(device):
         network = model.build()
+        freeze(network, config)
         optimizers = with_state(network, config)
-        average = Average(dict(network.named_parameters()), config.ema.decay) if config.ema else None
+        trained = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        average = Average(trained, config.ema.decay) if config.ema else None
         size = config.microbatch_size or len(batch)
         noisy = draws_noise(network)
         pieces = [blank(piece, device, noisy) for piece in batch.split(size)]

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from dougong.core.config import Complaint, Config, Fault, Part, find_part, part_names, try_validate
 from dougong.core.errors import RecipeError
 from dougong.recipe.document import Keys
+from dougong.train.adapter import Adapted, LoraConfig
 from dougong.train.config import TrainConfig
 
 
@@ -32,18 +33,30 @@ class Recipe(Config):
     init_new: tuple[str, ...] = ()
     """What starts anew rather than from `init_from`: names in which `*` stands for anything, as in `head.*`."""
     model: Annotated[Config, Part("models")]
-    """The network; may be left out where `init_from` names a folder."""
+    """The network; without a name it is that of the folder `init_from`, but for what is given here."""
     task: Annotated[Config, Part("tasks")]
     """The objective."""
     data: Annotated[Config, Part("data.datasets")]
     """The dataset."""
     train: TrainConfig = TrainConfig()
     """How the model is trained."""
+    adapter: LoraConfig | None = None
+    """What is trained beside the weights in their place; absent: the weights themselves."""
 
     def faults(self) -> Iterator[Fault]:
         """Yields what is wrong between the fields."""
         if self.init_new and self.init_from is None:
             yield Fault("init_new", "has no effect without init_from. Set init_from, or remove it.")
+        if self.adapter is not None and self.train.frozen:
+            yield Fault(
+                "train.frozen",
+                "has no effect beside an adapter: all but what adapter.also and init_new name is frozen. Remove it.",
+            )
+
+    def trained(self, model: Config | None = None) -> Any:
+        """Returns what builds the network that trains: the config of the model (or another), or it with the adapter."""
+        model = self.model if model is None else model
+        return model if self.adapter is None else Adapted(model, self.adapter, self.init_new)
 
     def values(self) -> dict[str, Any]:
         """Returns all values, defaults included, as plain data."""

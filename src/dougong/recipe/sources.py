@@ -19,7 +19,7 @@ from dougong.recipe.overrides import changed, merged, parse_override, parse_path
 from dougong.recipe.recipe import Recipe, validated
 
 RUN_RECIPE = "recipe.yaml"
-_PATH = re.compile("init_from|paths?|[a-z_]+_path")  # fields, anywhere in a recipe, that name a person's own files
+_PATH = re.compile("init_from|paths?|[a-z_]+_paths?")  # fields, anywhere in a recipe, that name a person's own files
 Source = str | Path | Mapping[str, Any] | Recipe
 
 
@@ -145,15 +145,17 @@ def _completed(values: Any) -> Any:
 
 
 def _with_initial_model(values: Any) -> Any:
-    """Takes the model's config from the folder it starts from, where the recipe gives none."""
-    if "model" in values or not isinstance(values.get("init_from"), str):
+    """Takes the model's config from the folder it starts from, apart from what the recipe gives of it."""
+    given = values.get("model", {})
+    whole = not isinstance(given, Mapping) or "name" in given or "variant" in given
+    if whole or not isinstance(values.get("init_from"), str):
         return values
     from dougong.checkpoint.weights import read_config
 
     model = read_config(model_folder(values["init_from"])).model_dump()
     # The pictures may be of another size than those that the weights have seen; and a new head has the data's classes.
-    renewed = ["image_shape", *(["num_classes"] if values.get("init_new") else [])]
-    return {**values, "model": {name: None if name in renewed else value for name, value in model.items()}}
+    renewed = ["image_shape", *(["num_classes"] if values.get("init_new") or "head" in given else [])]
+    return {**values, "model": {**{name: None if name in renewed else value for name, value in model.items()}, **given}}
 
 
 def model_folder(folder: str | Path) -> Path:

@@ -13,6 +13,7 @@ from dougong.run.importing import import_weights
 from dougong.run.inventory import inventory
 from dougong.run.planning import Plan, calibrated, draw, plan
 from dougong.run.prediction import predict
+from dougong.run.suite import evaluate_code
 from dougong.run.training import Run, train
 from dougong.train.resume import Resume
 
@@ -29,6 +30,7 @@ __all__ = [
     "doctor",
     "draw",
     "evaluate",
+    "evaluate_code",
     "generate",
     "import_weights",
     "inventory",

@@ -17,6 +17,7 @@ CAUSES = ("recipe", "environment", "data", "tokenizer", "history")
 _WITHOUT_EFFECT = (
     "title", "description", "completes", "train.log", "train.samples", "train.profile", "train.grace", "train.workers",
     "train.checkpoint.keep", "train.checkpoint.keep_every", "train.checkpoint.asynchronous",
+    "adapter.merge",
 )  # fmt: skip
 """Fields that change no number of a run."""
 _SELDOM = (
@@ -31,6 +32,8 @@ _WORDS = {
     "fraction": "validation fraction",
     "init_from": "model it starts from",
     "init_new": "parameters that start anew",
+    "rank": "rank of the adapter",
+    "alpha": "scale of the adapter",
     "torch": "version of torch",
     "python": "version of Python",
     "dougong": "version of dougong",

@@ -158,17 +158,16 @@ def subject_of(recipe: Recipe, limits: Limits | None = None) -> Subject:
     values = recipe.values()
 
     def predicted(batch: Batch, config: TrainConfig) -> int:
-        model: Any = recipe.model
-        return step_memory(model, parts.task, batch, config, dtype).peak
+        return step_memory(parts.network, parts.task, batch, config, dtype).peak
 
     return Subject(
         config=recipe.train,
         model=functools.partial(_quiet_model, recipe),
-        blank=functools.partial(build_on_meta, recipe.model),
+        blank=functools.partial(build_on_meta, parts.network),
         task=parts.task,
         batches=parts.batches,
         rows=_Rows(parts),
-        sections={"model": values["model"], "task": values["task"]},
+        sections={name: values[name] for name in ("model", "task", "adapter", "init_new")},
         device=device,
         dtype=dtype,
         samples=count(parts.data.train),

@@ -264,7 +264,7 @@ def _how(how: Mapping[str, Any]) -> str:
 def _names(recipe: Recipe) -> list[str]:
     """Returns the names of the model's tensors in their order; nothing is allocated."""
     with torch.device("meta"):
-        return list(recipe.model.build().state_dict())  # type: ignore[attr-defined]
+        return list(recipe.trained().build().state_dict())
 
 
 def _models(a: _Run, b: _Run) -> Finding:

@@ -25,7 +25,10 @@ from dougong.data.viewing import Viewing, letterboxed
 
 _WEIGHTS, _INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 _SETTINGS = ("config.json", "generation_config.json", "tokenizer_config.json", "special_tokens_map.json")
-_VOCABULARY = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json")
+_VOCABULARY = (
+    "tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt", "added_tokens.json",
+    "source.spm", "target.spm", "target_vocab.json",
+)  # fmt: skip
 _LARGEST = 500_000_000
 """Bytes of the largest file of a vocabulary."""
 _SECONDS = 3600.0

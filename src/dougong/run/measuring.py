@@ -45,7 +45,7 @@ def predicted_step(parts: Parts) -> dict[str, Any]:
     if device.type != "cpu":
         return {}
     batch = largest_batch(parts, device)
-    trace = trace_step(parts.model, parts.task, batch, train, choose_precision(train.precision, device).dtype)
+    trace = trace_step(parts.network, parts.task, batch, train, choose_precision(train.precision, device).dtype)
     known = calibration()
     return {
         "flops_per_step": trace.flops("forward", "backward"),

@@ -11,7 +11,6 @@ import os
 import resource
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -19,7 +18,7 @@ from dougong.core import log
 from dougong.core.contracts import Batch
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import DougongError, ResourceError, is_memory
-from dougong.plan.count import state_bytes
+from dougong.plan.count import state_bytes, staying_bytes
 from dougong.plan.memory import Memory, enlarged, step_memory
 from dougong.recipe import Recipe
 from dougong.run.parts import Parts
@@ -58,9 +57,8 @@ def predicted_memory(parts: Parts) -> Memory:
     kind = device if device.type == "cuda" else torch.device("cpu")  # of other devices' kernels too little is known
     batch = largest_batch(parts, kind)
     dtype = choose_precision(train.precision, device).dtype
-    model: Any = parts.recipe.model
-    found = step_memory(model, parts.task, batch, train, dtype)
-    found = dataclasses.replace(found, staging=staging_of(train, found, device))
+    found = step_memory(parts.network, parts.task, batch, train, dtype)
+    found = dataclasses.replace(found, staging=staging_of(train, found, device, staying_bytes(parts.network)))
     there = memory_of(device)
     if there is not None and found.peak > there:
         log.warn(f"a step will take {found}, but there are {there / 1e6:,.0f} MB. {_knobs(parts.recipe)}")
@@ -75,10 +73,17 @@ def largest_batch(parts: Parts, device: torch.device) -> Batch:
     return enlarged(batches.collate([longest], [0]).to(device), parts.sizes().sizes[-1])
 
 
-def staging_of(train: TrainConfig, found: Memory, device: torch.device) -> int:
-    """Returns the bytes of the copy from which checkpoints are written, where it is in the memory of training."""
+def staging_of(train: TrainConfig, found: Memory, device: torch.device, staying: int = 0) -> int:
+    """Returns the bytes of the copy from which checkpoints are written, where it is in the memory of training.
+
+    Args:
+        train: Says whether there is one.
+        found: What a step takes.
+        device: Where it is trained.
+        staying: The bytes of the weights that are not in checkpoints.
+    """
     copied = train.checkpoint.asynchronous and 0 < train.checkpoint.every < train.steps
-    return found.weights + found.optimizer + found.average if copied and device.type == "cpu" else 0
+    return found.weights - staying + found.optimizer + found.average if copied and device.type == "cpu" else 0
 
 
 class MemoryWatch:

@@ -12,7 +12,7 @@ from typing import Any
 from dougong.core.config import Config, path_text, validate
 from dougong.core.contracts import Batch
 from dougong.core.errors import UsageError
-from dougong.data.loader import Batches, BatchSizes, augmented, count, everything, in_order, order
+from dougong.data.loader import Batches, BatchSizes, Bucketed, augmented, count, everything, in_order, order
 from dougong.recipe import Recipe
 from dougong.recipe.sources import paths_in
 from dougong.train.loop import batch_sizes
@@ -38,6 +38,11 @@ class Parts:
         return self.recipe.model
 
     @property
+    def network(self) -> Any:
+        """What builds the network that trains: the model's config, with its adapter if there is one."""
+        return self.recipe.trained()
+
+    @property
     def writes_text(self) -> bool:
         """Whether what is trained is a language model, whose items are tokens."""
         return self.task.item == "tokens"
@@ -53,6 +58,8 @@ class Parts:
         examples = everything(self.data.train) if whole else order(self.data.train, train.seed)
         change = getattr(self.data, "augment", None)
         examples = examples if change is None else augmented(examples, change, train.seed)
+        if train.bucket_batches and isinstance(train.batch_size, int):
+            examples = Bucketed(examples, self.data.length, train.batch_size, train.bucket_batches, train.seed)
         return Batches(examples, self.task.collate, self.sizes(), train.workers)
 
     def validation(self) -> Callable[[], Iterable[Batch]]:
@@ -64,7 +71,7 @@ class Parts:
 
     def items(self, steps: int) -> int:
         """Returns how many of the task's items (`task.item`: tokens, examples) so many steps take in."""
-        each = self.data.seq_len if self.writes_text else 1
+        each = self.data.seq_len if self.writes_text else getattr(self.task, "per_example", 1)
         return self.sizes().start(steps) * each
 
 
@@ -81,6 +88,8 @@ def prepare(recipe: Recipe) -> Parts:
     whole = recipe.train.batch_size == "all"
     if whole and any(weight is not None for _, weight in data.train):
         raise UsageError("data.sources: a weight has no effect with train.batch_size all. Remove one of the two.")
+    if recipe.train.bucket_batches and not hasattr(data, "length"):
+        raise UsageError("train.bucket_batches has no effect, as the data's examples are all of one length. Remove it.")
     length = getattr(data, "seq_len", None)
     # The task's example is as long as the data's rows.
     seen = model.replace(max_seq_len=length) if length is not None and model.takes("max_seq_len") else model
@@ -110,7 +119,7 @@ def _prepared(recipe: Recipe) -> Any:
 
 
 def _determined(model: Config, decided: dict[str, Any]) -> Any:
-    """Returns the model with the fields that the data decides; a larger number given by the recipe may stay.
+    """Returns the model with the fields that the data decides; a larger number, or a token, of its own may stay.
 
     Raises:
         UsageError: A number of the recipe is smaller, or the shape of its pictures another.
@@ -129,9 +138,9 @@ def _determined(model: Config, decided: dict[str, Any]) -> Any:
                     f"(channels, height, width), but is {' x '.join(map(str, given))}. Leave it out to take the "
                     "data's, or set data.size."
                 )
-        elif given < value:
+        elif not name.endswith("_id") and given < (least := decided["vocab_size"] if value is None else value):
             raise UsageError(
-                f"{path_text(('model', name))} must be at least the data's {value}, but is {given}. "
+                f"{path_text(('model', name))} must be at least the data's {least}, but is {given}. "
                 "Leave it out to take the data's."
             )
     return validate(type(model), {**model.model_dump(), **changes}, ("model",))

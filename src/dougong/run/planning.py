@@ -19,7 +19,7 @@ from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import UsageError
 from dougong.plan.advise import Largest, Lever, Setting, largest_batch, levers, longest_context
 from dougong.plan.calibrate import calibration
-from dougong.plan.count import build_on_meta, known_model, state_bytes, task_of
+from dougong.plan.count import build_on_meta, known_model, state_bytes, staying_bytes, task_of
 from dougong.plan.diagram import diagram
 from dougong.plan.hardware import HARDWARE, Hardware, parse_devices
 from dougong.plan.history import Interval, interval
@@ -36,6 +36,7 @@ from dougong.recipe import Recipe, load, name_of
 from dougong.recipe.sources import Source
 from dougong.run.measuring import measured_here
 from dougong.run.memory import memory_of, staging_of
+from dougong.train.adapter.lora import all_used
 from dougong.train.rates import freeze
 
 TABLE = ("a100-80gb", "h100", "h200", "b200")
@@ -106,7 +107,8 @@ class Plan:
 
     Attributes:
         recipe: Its name.
-        parameters: Trainable numbers.
+        parameters: Learnable numbers, those of an adapter among them.
+        trained: Those of them that train.
         tree: The model as a tree of blocks.
         flops_per_sample: Operations of one example by phase: `forward`, `backward`, `recompute`.
         flops_per_step: The same of a step, without what is computed again.
@@ -120,12 +122,13 @@ class Plan:
         here: A step on this machine; None where its state alone does not fit, or other devices are asked for.
         devices: The training on one device of a kind each; empty where other devices are asked for.
         layouts: What becomes of it over many devices, where they are asked for.
-        scaling: The compute-optimal size and tokens; of language models alone.
+        scaling: The compute-optimal size and tokens; of language models alone that are trained whole.
         advice: What fits, where it is asked for.
     """
 
     recipe: str
     parameters: int
+    trained: int
     tree: Block
     flops_per_sample: Mapping[str, int]
     flops_per_step: int
@@ -183,7 +186,8 @@ def plan(
 
     Raises:
         RecipeError: The recipe has faults.
-        UsageError: A number of the model or the batch is decided by the data, or there is no such device.
+        UsageError: A number of the model or the batch is decided by the data, or there is no such device; or an adapter
+            is to be planned over many.
     """
     asked = None if devices is None else _devices(devices)
     recipe = load(source, overrides, options)
@@ -191,11 +195,16 @@ def plan(
     if not isinstance(batch_size, int):
         raise UsageError("train.batch_size must be a number to plan, but is all of the data. Set train.batch_size.")
     model = known_model(recipe)
+    if asked and recipe.adapter is not None:
+        raise UsageError(
+            "devices has no effect on an adapter: what is planned over many is the training of all weights."
+        )
     if asked:
         return _over(recipe, model, name_of(source), *asked)
-    network, task = build_on_meta(model), task_of(recipe, model)
+    network, task = build_on_meta(recipe.trained(model)), task_of(recipe, model)
     freeze(network, recipe.train)
-    trace = trace_loss(network, task, task.example_batch(2, "meta"), recipe.train.recompute)
+    with all_used(network):
+        trace = trace_loss(network, task, task.example_batch(2, "meta"), recipe.train.recompute)
     found = Plan(
         recipe=name_of(source),
         tree=tree(network, {name: flops // 2 for name, flops in trace.flops_by_block().items()}),
@@ -204,6 +213,7 @@ def plan(
         uncounted=tuple(trace.unknown),
         inference=tuple(inference(model, task, dtype) for dtype in (torch.float32, torch.bfloat16)),
         state_bytes=state_bytes(recipe),
+        trained=sum(p.numel() for p in network.parameters() if p.requires_grad),
         **_facts(recipe, model, sum(p.numel() for p in network.parameters())),
     )
     device = choose_device(recipe.train.device)
@@ -221,7 +231,9 @@ def plan(
 
 def _setting(recipe: Recipe, model: Any) -> Setting:
     task: Any = recipe.task
-    return Setting(model, task.build, recipe.train, torch.float32, getattr(recipe.data, "seq_len", None))
+    return Setting(
+        recipe.trained(model), task.build, recipe.train, torch.float32, getattr(recipe.data, "seq_len", None)
+    )
 
 
 def _devices(text: str) -> tuple[int, Hardware]:
@@ -236,10 +248,11 @@ def _facts(recipe: Recipe, model: Config, parameters: int) -> dict[str, Any]:
     train = recipe.train
     assert isinstance(train.batch_size, int)
     task = task_of(recipe, model)
-    length = _length(recipe, model) if task.item == "tokens" else 1  # type: ignore[attr-defined]
+    counted = getattr(task, "per_example", 1)
+    length = _length(recipe, model) if task.item == "tokens" else counted  # type: ignore[attr-defined]
     items = train.steps * train.batch_size * length
     scaling = None
-    if task.item == "tokens":  # type: ignore[attr-defined]
+    if task.item == "tokens" and recipe.adapter is None:  # type: ignore[attr-defined]
         best = optimum(6.0 * parameters * items)
         scaling = {"tokens": items, "tokens_needed": tokens_needed(parameters), "optimum": best.as_dict()}
     return {
@@ -270,6 +283,7 @@ def _over(recipe: Recipe, model: Config, name: str, count: int, hardware: Hardwa
         flops_per_step=cost.flops() * train.batch_size,
         uncounted=cost.unknown,
         inference=(),
+        trained=cost.parameters,
         layouts=searched(job, count),
         state_bytes=8 * cost.parameters + cost.total("optimizer_bytes"),
         **_facts(recipe, model, cost.parameters),
@@ -286,7 +300,7 @@ def _here(recipe: Recipe, setting: Setting, device: torch.device) -> Here:
     dtype = choose_precision(train.precision, device).dtype
     setting = dataclasses.replace(setting, dtype=dtype)
     memory = setting.memory(train.batch_size)
-    memory = dataclasses.replace(memory, staging=staging_of(train, memory, device))
+    memory = dataclasses.replace(memory, staging=staging_of(train, memory, device, staying_bytes(setting.model)))
     known = calibration() if device.type == "cpu" else None
     family = recipe.model.name  # type: ignore[attr-defined]
     of_time = interval("seconds", family)

@@ -1,4 +1,4 @@
-"""The verb `predict`: a trained model's answers about pictures, files and whole folders of them.
+"""The verb `predict`: a trained model's answers about pictures, files and whole folders of them; texts: `texts.py`.
 
 Knows runs, where pictures lie, and what is done about bad ones; how an answer comes about, `infer` knows.
 """
@@ -22,9 +22,12 @@ from dougong.data.intake import Taken
 from dougong.data.sheet import annotated_picture
 from dougong.data.source import Tally
 from dougong.infer.predict import Predictor, load_predictor
+from dougong.infer.texts import TextPredictor
 from dougong.recipe.sources import Source
 from dougong.run.folder import find_run, is_run, model_of_run
 from dougong.run.memory import loading
+from dougong.run.texts import Asked
+from dougong.run.texts import answers as answered
 from dougong.run.training import Run
 
 
@@ -60,31 +63,38 @@ class Wish:
 
 def predict(
     source: Source | Run,
-    pictures: Picture | Sequence[Picture],
+    inputs: Picture | Asked | Sequence[Picture | Asked],
     *,
     run: str | Path | None = None,
     precision: str = "auto",
     device: str = "auto",
     **options: Any,
 ) -> list[dict[str, Any]]:
-    """Returns a model's answer about each picture: `predict("runs/mine", ["cat.jpg", "folder/", "*.png"])`.
+    """Returns a model's answer about each input: `predict("runs/mine", ["cat.jpg", "folder/", "*.png"])`.
 
     Args:
         source: A run or its folder, a Hugging Face folder, or a recipe, whose newest run is taken.
-        pictures: Files, folders and globs; arrays [height width channel] of uint8; Pillow images.
+        inputs: Of a model for pictures: files, folders and globs; arrays [height width channel] of uint8; Pillow
+            images. Of one for texts: texts, tuples of two, and paths of files with a text in each line.
         run: The run folder, where the source is a recipe.
         precision: auto, fp32, bf16 or fp16.
         device: auto, cpu, cuda, cuda:1 or mps.
-        options: The fields of `Wish`: batch_size, min_score, to; and max_bad_samples, how many pictures may be broken
-            before it stops.
+        options: The fields of `Wish`: batch_size and, of a detector, min_score and to; and max_bad_samples, how many
+            pictures or lines may be broken before it stops.
 
     Raises:
-        UsageError: There is no such run or picture, or the model does not answer about pictures.
-        FileError: More pictures are broken than are put up with.
+        UsageError: There is no such run or input, or the model answers about neither pictures nor texts.
+        FileError: More pictures or lines are broken than are put up with.
     """
     predictor = open_predictor(source, run, precision, device)
     require_effect(predictor, {name: options.get(name) for name in ("min_score", "to")})
-    several = [pictures] if not isinstance(pictures, list | tuple) else pictures
+    if isinstance(predictor, TextPredictor):
+        asked: Any = inputs if isinstance(inputs, list) else [inputs]
+        tally = Tally(options.pop("max_bad_samples", 0))
+        answers = list(answered(predictor, asked, tally, **options))
+        tell_bad(tally, "texts")
+        return answers
+    several: Any = [inputs] if not isinstance(inputs, list | tuple) else inputs
     if options.get("to") is not None:
         options["to"] = Path(options["to"])
     tally = Tally(options.pop("max_bad_samples", 0))
@@ -95,7 +105,7 @@ def predict(
     return found
 
 
-def require_effect(predictor: Predictor, given: Mapping[str, object]) -> None:
+def require_effect(predictor: Predictor | TextPredictor, given: Mapping[str, object]) -> None:
     """Refuses what only a detector takes notice of, if the model is none.
 
     Args:
@@ -106,13 +116,17 @@ def require_effect(predictor: Predictor, given: Mapping[str, object]) -> None:
         UsageError: The first of them.
     """
     name = next((name for name, value in given.items() if value is not None), None)
-    if name is not None and not predictor.finds_objects:
+    if name is None:
+        return
+    if isinstance(predictor, TextPredictor):
+        raise UsageError(f"{name} has no effect, as this model answers about texts. Leave it out.")
+    if not predictor.finds_objects:
         raise UsageError(f"{name} has no effect, as this model tells classes and finds no objects. Leave it out.")
 
 
 def open_predictor(
     source: Source | Run, run: str | Path | None = None, precision: str = "auto", device: str = "auto"
-) -> Predictor:
+) -> Predictor | TextPredictor:
     """Returns the model; arguments and errors as `predict`."""
     folder = folder_of(source, run)
     with loading(folder):
@@ -217,9 +231,9 @@ def _draw(found: Taken, objects: Sequence[dict[str, Any]], names: Sequence[str] 
     files.write_whole(path, content.getvalue())
 
 
-def tell_bad(tally: Tally) -> None:
-    """Says which pictures were left aside, if any were."""
+def tell_bad(tally: Tally, what: str = "pictures") -> None:
+    """Says which inputs were left aside, if any were."""
     for where, reason in tally.quarantined:
         log.warn(f"{where}: {reason}. Left aside.")
     if tally.quarantined:
-        log.say(f"{tally.used:,} pictures used of {tally.read:,}, {len(tally.quarantined):,} left aside")
+        log.say(f"{tally.used:,} {what} used of {tally.read:,}, {len(tally.quarantined):,} left aside")

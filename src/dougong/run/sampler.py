@@ -6,6 +6,7 @@ Knows how to generate; does not know when a run ends or what else is asked each 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -48,7 +49,8 @@ class Sampler:
 
     def _texts(self, state: State) -> list[str]:
         language_model = LanguageModel(state.model, self.tokenizer)
-        options = {"max_new_tokens": self.config.max_new_tokens, "temperature": _TEMPERATURE, "seed": self.seed}
+        most = self.config.max_new_tokens
+        options: dict[str, Any] = {"max_new_tokens": most, "temperature": _TEMPERATURE, "seed": self.seed}
         try:
             return list(language_model.generate(list(self.config.prompts), **options))
         finally:

@@ -19,7 +19,7 @@ from torch import nn
 from dougong.core import files
 from dougong.core.contracts import Answering
 from dougong.core.errors import UsageError
-from dougong.data.examples import AnnotatedImage, LabelledImage, LabelledText, TokenRow
+from dougong.data.examples import AnnotatedImage, EncoderText, LabelledImage, LabelledText, TokenRow
 from dougong.data.sheet import Tile, contact_sheet, unnormalised
 from dougong.recipe import load
 from dougong.recipe.sources import Source
@@ -71,7 +71,7 @@ def show(
     facts = _facts(parts)
     if not examples:
         return Shown(facts)
-    if isinstance(examples[0], TokenRow | LabelledText):
+    if isinstance(examples[0], TokenRow | LabelledText | EncoderText):
         return Shown(facts, [_text(parts, example) for example in examples])
     if not isinstance(examples[0], LabelledImage | AnnotatedImage):
         raise UsageError(f"examples of {parts.data.source} must be pictures or text to be shown, but are others.")
@@ -143,9 +143,11 @@ def _facts(parts: Parts) -> dict[str, Any]:
     }
 
 
-def _text(parts: Parts, example: TokenRow | LabelledText) -> str:
+def _text(parts: Parts, example: TokenRow | LabelledText | EncoderText) -> str:
     words = parts.data.tokenizer.decode(example.tokens.tolist())
     label = f"{parts.data.labels[example.label]}: " if isinstance(example, LabelledText) else ""
+    if isinstance(example, EncoderText) and example.follows is not None:
+        label = "follows: " if example.follows else "does not follow: "
     return label + (words if len(words) <= _LONGEST else words[:_LONGEST] + "...")
 
 

@@ -15,12 +15,14 @@ from typing import Any
 
 from torch import nn
 
+from dougong.checkpoint.adapter import Adapter
 from dougong.checkpoint.weights import load_weights, save_model
 from dougong.core import files, log
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import DougongError, FileError, Preempted
 from dougong.infer.language import LanguageModel, load_language_model
-from dougong.infer.predict import LABELS_FILE, TASK_FILE, Predictor, is_pictures, load_predictor
+from dougong.infer.predict import LABELS_FILE, TASK_FILE, Predictor, answers_about, load_predictor
+from dougong.infer.texts import TextPredictor
 from dougong.plan.count import count, foreseen_model
 from dougong.recipe import Recipe, load, name_of
 from dougong.recipe.recipe import to_yaml
@@ -33,6 +35,7 @@ from dougong.run.memory import MemoryWatch, require_memory
 from dougong.run.parts import Parts, prepare
 from dougong.run.sampler import Sampler
 from dougong.run.showing import answered, learned_from
+from dougong.train.adapter import lora
 from dougong.train.loop import Job, Outcome, fit
 from dougong.train.page import write_page
 from dougong.train.resume import Resume, permitted, resume_of
@@ -68,10 +71,10 @@ class Run:
         figures = {"steps": self.steps, "reason": self.reason, "seconds": self.seconds, "metrics": dict(self.metrics)}
         return {"folder": str(self.folder), **figures}
 
-    def load(self, precision: str = "auto", device: str = "auto") -> LanguageModel | Predictor:
-        """Returns the trained model, ready to generate, or to answer about pictures."""
+    def load(self, precision: str = "auto", device: str = "auto") -> LanguageModel | Predictor | TextPredictor:
+        """Returns the trained model, ready to generate, or to answer about pictures or texts."""
         folder = self.folder / "model"
-        return (load_predictor if is_pictures(folder) else load_language_model)(folder, precision, device)
+        return (load_predictor if answers_about(folder) else load_language_model)(folder, precision, device)
 
 
 @dataclass(frozen=True)
@@ -237,6 +240,7 @@ def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, watch:
             "task": values["task"],
             "init_from": values["init_from"],
             "init_new": values["init_new"],
+            **_identity_of_adapter(recipe, model),
             "data": _data_values(recipe, parts.data.fingerprint),
         },
         observers=[watch.observe, *order.observers],
@@ -254,7 +258,20 @@ def new_model(recipe: Recipe) -> nn.Module:
         fresh = load_weights(model, model_folder(recipe.init_from), recipe.init_new)
         but = f", but for {len(fresh)} new tensors ({', '.join(recipe.init_new)})" if fresh else ""
         log.say(f"starting from the weights of {recipe.init_from}{but}")
+    if recipe.adapter is not None:
+        if recipe.init_from is None:
+            log.warn("the adapter is trained beside random weights, as init_from is absent: they learn nothing.")
+        lora.attach(model, recipe.adapter, recipe.init_new)
+        lora.draw(model, recipe.train.seed)
     return model
+
+
+def _identity_of_adapter(recipe: Recipe, model: nn.Module) -> dict[str, Any]:
+    """Returns what must be equal to go on with an adapter: what it is, and the weights beside it, which stay."""
+    if recipe.adapter is None:
+        return {}
+    said = recipe.adapter.model_dump(mode="json", exclude={"merge"})  # what is left at the end changes no number
+    return {"adapter": said, "weights_beside_adapter": lora.fingerprint(model)}
 
 
 def _plan(parts: Parts, counted: Mapping[str, Any]) -> dict[str, Any]:
@@ -284,17 +301,24 @@ def _leave_model(parts: Parts, model: nn.Module, folder: Path, outcome: Outcome)
     # The compressors' figures do not change while training: they stand among the facts of the run's start.
     of_model = {name: value for name, value in metrics.items() if not name.startswith(("gzip", "xz"))}
     _note_evaluation(folder, outcome.steps, of_model)
-    parameters = sum(p.numel() for p in model.parameters())
-    card = write_card(parts, parameters, metrics, outcome.steps)
+    left, adapter = _left(parts.recipe, model)
+    card = write_card(parts, model, metrics, outcome.steps)
     assets = {**_assets(parts.data), "README.md": card.encode()}
-    eos_id = None
-    if parts.writes_text:
-        eos_id = parts.data.tokenizer.eot_id
-    else:
+    written: Any = getattr(parts.data, "target_tokenizer", parts.data.tokenizer if parts.writes_text else None)
+    eos_id = None if written is None else written.eot_id
+    if not parts.writes_text:
         assets[TASK_FILE] = json.dumps(parts.recipe.values()["task"], indent=2).encode()
     labels = json.loads(assets[LABELS_FILE]) if LABELS_FILE in assets else None
-    save_model(model, folder / "model", assets, eos_id=eos_id, labels=labels)
+    save_model(left, folder / "model", assets, eos_id=eos_id, labels=labels, adapter=adapter)
     return metrics
+
+
+def _left(recipe: Recipe, model: nn.Module) -> tuple[nn.Module, Adapter | None]:
+    """Returns what the run leaves: one model, or the one that it began from and an adapter."""
+    merged = recipe.adapter is None or recipe.adapter.merge
+    left, adapter = lora.plain(model, merged)
+    begun_from = None if recipe.init_from is None else str(recipe.init_from)
+    return left, None if merged or adapter is None else dataclasses.replace(adapter, begun_from=begun_from)
 
 
 def _leave_sheet(path: Path, content: bytes | None) -> None:
@@ -305,7 +329,8 @@ def _leave_sheet(path: Path, content: bytes | None) -> None:
 def _assets(data: Any) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as temporary:
         data.save_assets(temporary)
-        return {path.name: files.read_bytes(path) for path in sorted(Path(temporary).iterdir())}
+        found = (path for path in sorted(Path(temporary).rglob("*")) if path.is_file())
+        return {path.relative_to(temporary).as_posix(): files.read_bytes(path) for path in found}
 
 
 def _note_evaluation(folder: Path, step: int, metrics: Mapping[str, float]) -> None:

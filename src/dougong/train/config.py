@@ -394,6 +394,8 @@ class TrainConfig(Config):
     """Examples per step; `all` takes every training example at each step."""
     microbatch_size: PositiveInt | None = None
     """Examples per forward and backward pass; the whole batch if absent. Changes memory and speed, not the update."""
+    bucket_batches: Annotated[int, Field(ge=2)] | None = None
+    """Sort so many batches' examples by length, so that those of a batch are alike and little is padded."""
     workers: NonNegativeInt = 0
     """Processes that prepare batches; 0: a thread, which is enough where a batch is soon made. No value changes."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
@@ -456,6 +458,10 @@ class TrainConfig(Config):
             yield Fault(
                 "microbatch_size",
                 f"must be at most batch_size, but {self.microbatch_size} > {self.batch_size}. Lower it.",
+            )
+        if self.bucket_batches and (self.batch_size == "all" or self.batch_ramp):
+            yield Fault(
+                "bucket_batches", "needs batches of one size: neither batch_size all nor batch_ramp. Remove it."
             )
         if self.profile is not None and self.profile.start + self.profile.steps > self.steps:
             yield Fault("profile", "must end before the last step, or nothing is traced. Lower start or steps.")

@@ -21,7 +21,7 @@ from dougong.train.report import duration, read_run
 
 Curve = tuple[str, Sequence[float], Sequence[float]]
 POINTS = 1200
-SAMPLES, CONFUSIONS = 3, 20
+SAMPLES, ROWS = 3, 20
 # Placeholders that matplotlib takes for colours; the page's style sheet gives them their light and dark values.
 _INK, _COLOURS = "#010203", ("#010204", "#010205")
 
@@ -58,7 +58,7 @@ def write_page(folder: Path) -> Path:
     sections = [
         _summary(steps, events, start),
         _section("Curves", _curves(steps, events)),
-        _section("Classes", _classes(folder / "evaluation.json")),
+        _section("In detail", _classes(folder / "evaluation.json")),
         _section("Samples", _samples(folder / "samples")),
         _section(
             "Plan against measured",
@@ -177,12 +177,17 @@ def _picture(path: Path) -> str:
 
 
 def _classes(path: Path) -> str:
-    """Returns the figures of each class, and the most frequent confusions, as far as the task tells such."""
+    """Returns the tables that the task tells: figures of each class, confusions, translations, or what it may be."""
     if not path.is_file():
         return ""
     said = files.read_json(path)
-    classes = [{"class": name, **row} for name, row in said.get("classes", {}).items()]
-    return _rows(classes) + _rows(said.get("confusions", [])[:CONFUSIONS])
+    shown = _rows([{"class": name, **row} for name, row in said.get("classes", {}).items()])
+    for name, value in said.items():
+        if name not in ("metrics", "classes"):
+            nested = isinstance(value, dict) and all(isinstance(row, dict) for row in value.values())
+            value = [{name: key, **row} for key, row in value.items()] if nested else value
+            shown += _table(value) if isinstance(value, dict) else _rows(value[:ROWS])
+    return shown
 
 
 def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -190,8 +195,12 @@ def _rows(rows: Sequence[Mapping[str, Any]]) -> str:
     if not rows:
         return ""
     heads = "".join(f"<th>{html.escape(str(key))}</th>" for key in rows[0])
-    cells = ("".join(f'<td class="number">{_shown(value)}</td>' for value in row.values()) for row in rows)
+    cells = ("".join(map(_cell, row.values())) for row in rows)
     return f"<table>\n<tr>{heads}</tr>\n" + "".join(f"<tr>{row}</tr>\n" for row in cells) + "</table>\n"
+
+
+def _cell(value: Any) -> str:
+    return f"<td>{_shown(value)}</td>" if isinstance(value, str) else f'<td class="number">{_shown(value)}</td>'
 
 
 def _plan(path: Path, measured: Mapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from dougong.core.errors import NonFiniteError, UsageError
+from dougong.train.adapter.lora import unchanging
 from dougong.train.average import Average, NoAverage
 from dougong.train.blocks import eager
 from dougong.train.config import EarlyStoppingConfig, TrainConfig
@@ -212,10 +213,15 @@ class State:
             self.parameters[name].copy_(tensor)
 
     def tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Returns all tensors, by file and name; they share memory with the state."""
+        """Returns all tensors, by file and name; they share memory with the state.
+
+        What an adapter leaves as it is, is not among them: it comes from where the run began.
+        """
         names = {id(p): name for name, p in self.parameters.items()}
+        staying = unchanging(self.model)
+        model = _once(self.model.state_dict(keep_vars=True))
         return {
-            "model": _once(self.model.state_dict(keep_vars=True)),
+            "model": {name: tensor for name, tensor in model.items() if name not in staying},
             "optimizer": optimizer_tensors(self.optimizers, names),
             "average": dict(self.average.tensors),
             "best": self.stopping.weights,

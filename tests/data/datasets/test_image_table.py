@@ -102,7 +102,7 @@ def test_bad_rows_and_pictures_are_counted_with_the_others(kind: str, root: Path
 
 def test_what_is_no_table_is_told(root: Path) -> None:
     (root / "t.txt").write_text("a")
-    with pytest.raises(UsageError, match=r"t\.txt must be a \.csv, \.tsv, \.jsonl or \.parquet file by its name"):
+    with pytest.raises(UsageError, match=r"t\.txt must be a \.csv, \.tsv, \.jsonl, \.json or \.parquet file by"):
         prepared(root / "t.txt")
     with pytest.raises(UsageError, match="does not exist"):
         prepared(root / "nothing.csv")

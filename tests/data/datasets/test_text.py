@@ -16,6 +16,7 @@ from dougong.core.files import cache_folder
 from dougong.data import loader
 from dougong.data.datasets.text import TextConfig, TextData
 from dougong.data.tokenizer import Tokenizer
+from dougong.data.vocabulary import FIM
 from tests.conftest import shared
 
 FIRST = [f"first {number} " + "word " * (number % 9) for number in range(80)]
@@ -139,6 +140,15 @@ def test_weights_are_for_all_sources_or_none(folder: Path) -> None:
         ({"tokenizer": {"name": "bpe", "vocab_size": 256}}, "tokenizer.vocab_size must be at least 257, but is 256."),
         ({"seq_len": 0}, "seq_len must be"),
         ({"validation": {"by": "hash"}}, "validation.by must be"),
+        ({"fim": {"rate": 0}}, "fim.rate must be"),
+        (
+            {"fim": {}, "tokenizer": {"name": "bytes"}},
+            "but the tokenizer bytes lacks <|fim_prefix|>, <|fim_suffix|>, <",
+        ),
+        (
+            {"fim": {}, "tokenizer": {"name": "bpe", "special": [*FIM[1:]]}},
+            "the tokenizer bpe lacks <|fim_prefix|>. Use",
+        ),
     ],
 )
 def test_mistakes_are_named_where_they_are(values: dict[str, Any], said: str) -> None:
@@ -214,6 +224,30 @@ def test_cache_is_where_the_environment_says(folder: Path, monkeypatch: pytest.M
     monkeypatch.delenv("DOUGONG_CACHE")
     monkeypatch.setenv("HOME", str(folder))
     assert cache_folder() == folder / ".cache" / "dougong"
+
+
+def test_infilling_rearranges_the_training_rows_alone(folder: Path) -> None:
+    tokenizer = {"name": "bpe", "vocab_size": 280, "special": list(FIM)}
+    plain, changed = (prepared(folder, tokenizer=tokenizer, **fim) for fim in ({}, {"fim": {"rate": 1.0}}))
+    assert not hasattr(plain, "augment")
+    row = changed.train[0][0][0]
+    assert np.array_equal(row.tokens, plain.train[0][0][0].tokens)
+    new = changed.augment(row, np.random.default_rng(0))
+    assert changed.tokenizer.id_of(FIM[0]) in new.tokens
+    assert len(new.tokens) == len(new.documents) == len(row.tokens)
+    for number in range(len(plain.validation)):
+        assert np.array_equal(changed.validation[number].tokens, plain.validation[number].tokens)
+    options = ({}, {"rate": 0.6}, {"spm_share": 0.25})
+    found = [prepared(folder, tokenizer=tokenizer, fim=fim).fingerprint for fim in options]
+    assert len({plain.fingerprint, changed.fingerprint, *found}) == 5
+
+
+def test_infilling_with_a_file_of_another_tokenizer_is_refused(folder: Path) -> None:
+    prepared(folder).tokenizer.save(folder)
+    tokenizer = {"name": "file", "path": str(folder)}
+    assert len(prepared(folder, tokenizer=tokenizer).validation)
+    with pytest.raises(UsageError, match=r"must have the special tokens .*, but lacks <\|fim_prefix\|>, "):
+        prepared(folder, tokenizer=tokenizer, fim={})
 
 
 def test_config_is_read_without_torch_or_grain() -> None:

@@ -12,6 +12,10 @@ A dialect is a module with
 - `layout(values, names)`: where each of our tensors lies in their file;
 - `counters(names)`, where theirs has such: the names of whole numbers in their file that count training steps and
   decide nothing; they are written as 0;
+- `renamed(name)`, where their names have changed: the name of today for one of old;
+- `BESIDE`, where a folder says more than its config.json: names of further JSON files; `read_config` finds what is in
+  them under their names; and `write_beside(values)`: the contents of such files, by name;
+- `BARE`, where there is one: their class of the model without a head, whose own names do not begin with `PREFIX`;
 - `recognise(shapes)`, where files come without a config: the values of our config from the names and shapes of their
   tensors, or None. A dialect of such files alone has neither `MODEL_TYPE` nor the functions about configs.
 
@@ -48,12 +52,14 @@ class Piece:
         rows: Which rows of our tensor it is; None is all of them.
         transposed: Whether their matrix has inputs before outputs.
         window: The side of the square window, where theirs is a convolution and ours a matrix over all its places.
+        as_row: Whether theirs is a matrix of one row, and ours a vector.
     """
 
     name: str
     rows: tuple[int, int] | None = None
     transposed: bool = False
     window: int | None = None
+    as_row: bool = False
 
 
 _TIMM = "timm-"
@@ -125,6 +131,23 @@ def number_of_labels(config: Mapping[str, Any]) -> int:
     """Returns how many classes a config of transformers has; it leaves out what is its default, 2."""
     labels = config.get("id2label")
     return len(labels) if isinstance(labels, Mapping) else config.get("num_labels", 2)
+
+
+def read_classifier(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the values of the head of a decoder that names the class of a text, or nothing if it goes on with it."""
+    named = config.get("architectures") or [""]
+    if not str(named[0]).endswith("ForSequenceClassification"):
+        return {}
+    classes = {"num_classes": number_of_labels(config), "pad_id": config.get("pad_token_id")}
+    return {"head": "classify", "tie_embeddings": True, **classes}
+
+
+def write_classifier(values: Mapping[str, Any], stem: str) -> dict[str, Any]:
+    """Returns the settings of such a head, of a decoder whose class begins with `stem`; nothing if it has another."""
+    if values["head"] != "classify":
+        return {}
+    numbers = {"num_labels": values["num_classes"], "pad_token_id": values["pad_id"]}
+    return {"architectures": [f"{stem}ForSequenceClassification"], **numbers}
 
 
 def norm_names(name: str) -> str:

@@ -1,11 +1,20 @@
-"""GPT-2 folders: `GPT2LMHeadModel` of transformers, whose matrices (`Conv1D`) have inputs before outputs."""
+"""GPT-2 folders of transformers, also its classifier; the matrices (`Conv1D`) have inputs before outputs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dougong.checkpoint.convert import Layout, Piece, activation, foreign_activation, need, refuse
+from dougong.checkpoint.convert import (
+    Layout,
+    Piece,
+    activation,
+    foreign_activation,
+    need,
+    read_classifier,
+    refuse,
+    write_classifier,
+)
 from dougong.core import log
 
 MODEL_TYPE = "gpt2"
@@ -61,6 +70,7 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
         "dropout": dropout,
         "attention_dropout": config.get("attn_pdrop", 0.1),
         "init_std": config.get("initializer_range", 0.02),
+        **read_classifier(config),
     }
 
 
@@ -88,6 +98,7 @@ def write_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
         "embd_pdrop": values["dropout"],
         "attn_pdrop": values["attention_dropout"],
         "initializer_range": values["init_std"],
+        **write_classifier(values, "GPT2"),
     }
 
 
@@ -99,6 +110,7 @@ def layout(values: Mapping[str, Any], names: Iterable[str]) -> Layout:
         "final_norm.weight": "transformer.ln_f.weight",
         "final_norm.bias": "transformer.ln_f.bias",
         "unembedding.weight": "lm_head.weight",
+        "score.weight": "score.weight",
     }
     return {name: (_inside(name) if name.startswith("blocks.") else Piece(outside[name]),) for name in names}
 

@@ -1,11 +1,20 @@
-"""Llama folders: `LlamaForCausalLM` of transformers, with separate query, key and value projections."""
+"""Llama folders of transformers, also its classifier, with separate query, key and value projections."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from dougong.checkpoint.convert import Layout, Piece, activation, foreign_activation, need, refuse
+from dougong.checkpoint.convert import (
+    Layout,
+    Piece,
+    activation,
+    foreign_activation,
+    need,
+    read_classifier,
+    refuse,
+    write_classifier,
+)
 
 MODEL_TYPE = "llama"
 PREFIX = "model."
@@ -59,6 +68,7 @@ def read_shape(config: Mapping[str, Any]) -> dict[str, Any]:
         "attention_dropout": config.get("attention_dropout") or 0.0,
         "init_std": config.get("initializer_range", 0.02),
         **_read_rope(config),
+        **read_classifier(config),
     }
 
 
@@ -69,7 +79,8 @@ def write_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
     if values["dim"] % values["num_heads"]:
         return None
     biases = {"attention_bias": values["bias"], "mlp_bias": values["bias"]}
-    return {"model_type": MODEL_TYPE, "architectures": ["LlamaForCausalLM"], **write_shape(values), **biases}
+    shape = {**write_shape(values), **biases, **write_classifier(values, "Llama")}
+    return {"model_type": MODEL_TYPE, "architectures": ["LlamaForCausalLM"], **shape}
 
 
 def has_shape(values: Mapping[str, Any]) -> bool:
@@ -104,6 +115,7 @@ def layout(values: Mapping[str, Any], names: Iterable[str]) -> Layout:
         "token_embedding.weight": "model.embed_tokens.weight",
         "final_norm.weight": "model.norm.weight",
         "unembedding.weight": "lm_head.weight",
+        "score.weight": "score.weight",
     }
     return {name: _inside(name, values) if name.startswith("blocks.") else (Piece(outside[name]),) for name in names}
 

@@ -1,11 +1,11 @@
-"""Qwen3 folders: `Qwen3ForCausalLM` of transformers; Llama with normalised queries and keys, and banded layers."""
+"""Qwen3 folders of transformers: Llama with normalised queries and keys, and banded layers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dougong.checkpoint.convert import llama, need, refuse
+from dougong.checkpoint.convert import llama, need, refuse, write_classifier
 
 MODEL_TYPE = "qwen3"
 PREFIX = llama.PREFIX
@@ -41,6 +41,7 @@ def write_config(values: Mapping[str, Any]) -> dict[str, Any] | None:
         "model_type": MODEL_TYPE,
         "architectures": ["Qwen3ForCausalLM"],
         **llama.write_shape(values),
+        **write_classifier(values, "Qwen3"),
         "attention_bias": False,
         "use_sliding_window": values["band"] is not None,
         "sliding_window": values["band"],

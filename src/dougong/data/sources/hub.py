@@ -9,16 +9,19 @@ import contextlib
 import functools
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import NonNegativeInt, PositiveInt
 
 from dougong.core import files
+from dougong.core.config import Config, Fault
 from dougong.core.errors import DougongError, FileError, MissingExtra, ResourceError, UsageError
 from dougong.data import reading
+from dougong.data.columns import Record, check_columns, chosen
 from dougong.data.document import Document
+from dougong.data.raw import Bad
 from dougong.data.source import SourceConfig, Tally
 
 
@@ -56,6 +59,35 @@ class HubConfig(SourceConfig):
 
 
 PART = HubConfig
+
+
+class HubTableConfig(Config):
+    """A data set of the hub whose columns are read by name; or a local folder of Parquet, JSONL or CSV files."""
+
+    dataset: str
+    """Name on the hub (`owner/name`), or a local folder."""
+    config: str | None = None
+    """Which of the data set's configurations; absent: its only one."""
+    split: str = "train"
+    """Which of its splits to train on."""
+    validation_split: str | None = None
+    """Which of its splits to validate on; absent: some records are kept apart."""
+    revision: str | None = None
+    """Commit, tag or branch on the hub; absent: the newest. A commit makes the run repeatable."""
+
+    def faults(self) -> Iterator[Fault]:
+        """Yields the fault of splits that are one."""
+        if self.validation_split == self.split:
+            yield Fault("validation_split", f"must be another split than {self.split!r}, but is the same.")
+
+    def source(self, apart: bool) -> Hub:
+        """Makes the source of what is trained on, or of what is validated on (`apart`); reads nothing yet.
+
+        Raises:
+            MissingExtra: The library `datasets` is absent.
+        """
+        split = self.validation_split if apart and self.validation_split is not None else self.split
+        return HubConfig(dataset=self.dataset, config=self.config, split=split, revision=self.revision).build()
 
 
 class Hub:
@@ -99,6 +131,25 @@ class Hub:
                     return
                 yield number, reading.text_of(record, field)
 
+    def rows(self, wanted: Sequence[str], tally: Tally) -> Iterator[Record]:
+        """Yields the columns that are wanted of each record, counted as `columns.records` counts; classes by name.
+
+        Raises:
+            FileError: A column is not there.
+        """
+        name = f"{self.config.dataset}, {self.config.split}"
+        with translated(self.config):
+            features = self._stream.features or {}
+            if features:
+                check_columns(name, wanted, list(features))
+            for number, record in enumerate(self._stream, start=1):
+                where, values = f"{name}, record {number}", chosen(record, wanted)
+                if isinstance(values, Bad):
+                    tally.quarantine(where, str(values))
+                    continue
+                tally.used += 1
+                yield Record(where, {field: _named(value, features.get(field)) for field, value in values.items()})
+
     @functools.cached_property
     def _stream(self) -> Any:
         import datasets
@@ -134,6 +185,15 @@ class Hub:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             whole.update(f"{path.relative_to(folder).as_posix()} {files.sha256(path)}\n".encode())
         return whole.hexdigest()
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """Returns the name of a class, or those of a list of classes, where the data set has numbers for them."""
+    names = getattr(feature, "names", None)
+    if names and isinstance(value, int):
+        return names[value] if 0 <= value < len(names) else None
+    inner = getattr(feature, "feature", None)
+    return [_named(each, inner) for each in value] if isinstance(value, list) and inner is not None else value
 
 
 @contextlib.contextmanager

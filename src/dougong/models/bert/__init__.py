@@ -19,6 +19,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 OF_CLASSES = ("classify", "tag")
+TASKS = {
+    "masked_lm": "masked_lm",
+    "pretraining": "masked_lm",
+    "classify": "text_classification",
+    "tag": "token_classification",
+    "spans": "question_answering",
+}
+"""The task that each head is for."""
 
 
 class BertConfig(Config):
@@ -58,13 +66,27 @@ class BertConfig(Config):
     def faults(self) -> Iterator[Fault]:
         """Yields what is wrong between the fields."""
         if self.dim % self.num_heads:
-            yield Fault("num_heads", f"must divide dim, but {self.dim} % {self.num_heads} is {self.dim % self.num_heads}.")
+            near = [number for number in range(1, self.num_heads) if self.dim % number == 0]
+            yield Fault(
+                "num_heads",
+                f"must divide dim, but {self.dim} % {self.num_heads} is {self.dim % self.num_heads}. Try {near[-1]}.",
+            )
         if self.num_classes is not None and self.head not in OF_CLASSES:
             yield Fault("num_classes", f"has no effect while head is {self.head}. Remove it.")
 
     def takes(self, name: str) -> bool:
         """Tells whether a number that the data decides has an effect here, so that it may be set."""
         return super().takes(name) and (name != "num_classes" or self.head in OF_CLASSES)
+
+    @property
+    def answers_as(self) -> str | None:
+        """The task that the head is for; None: it gives a vector."""
+        return TASKS.get(self.head)
+
+    @property
+    def embeds(self) -> bool:
+        """Whether it gives a vector for each text."""
+        return self.answers_as is None
 
     @property
     def width_of_mlp(self) -> int:
@@ -85,9 +107,12 @@ class BertConfig(Config):
 
 
 PART = BertConfig
-_BASE: dict[str, Any] = {"vocab_size": 30522}
-_LARGE: dict[str, Any] = {**_BASE, "num_layers": 24, "num_heads": 16, "dim": 1024}
-VARIANTS: dict[str, dict[str, Any]] = {"bert-base": {}, "bert-large": {"num_layers": 24, "num_heads": 16, "dim": 1024}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "bert-base": {},
+    "bert-large": {"num_layers": 24, "num_heads": 16, "dim": 1024},
+    # Every second layer of a MiniLM of Wang et al. 2020; its sentence embeddings are widely used.
+    "minilm-l6": {"num_layers": 6, "dim": 384},
+}
 
 _TINY = {"vocab_size": 61, "max_seq_len": 20, "num_layers": 2, "num_heads": 2, "dim": 16, "hidden_dim": 24}
 SMALL: dict[str, dict[str, Any]] = {

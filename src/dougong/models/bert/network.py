@@ -19,7 +19,7 @@ from dougong.nn.attention import mask_for
 from dougong.nn.dropout import dropout
 from dougong.nn.feedforward import activate
 from dougong.nn.init import Embedding, Linear, draw_normal
-from dougong.nn.mask import lengths_of, mask_of
+from dougong.nn.mask import mask_of
 from dougong.nn.norm import LayerNorm
 from dougong.nn.pooling import pool_time
 from dougong.nn.transformer import Block, BlockShape
@@ -66,6 +66,8 @@ class Bert(nn.Module):
         blocks: The layers, from the first to the last; compilation and recomputation are applied to its members.
         SPLIT: How each parameter is split over a tensor-parallel axis. The rows of `qkv` are the heads of the
             queries, then of the keys, then of the values: each third is split by heads.
+        HEADS: What heads alone read, so that weights of one head may begin another: "shared" means the same under
+            every head that has it, "own" something else under each.
     """
 
     SPLIT: ClassVar[dict[str, str]] = {
@@ -84,6 +86,7 @@ class Bert(nn.Module):
         "words.*": "none",
         "answer.*": "none",
     }
+    HEADS: ClassVar[dict[str, str]] = {"pooler.*": "shared", "words.*": "shared", "answer.*": "own"}
 
     def __init__(self, config: BertConfig):
         super().__init__()
@@ -97,10 +100,11 @@ class Bert(nn.Module):
         self.segment_embedding = Embedding(config.num_segments, config.dim)
         self.embedding_norm = LayerNorm(config.dim, config.norm_eps, bias=True)
         self.blocks = nn.ModuleList(Block(block_shape(config)) for _ in range(config.num_layers))
-        self.pooler = Linear(config.dim, config.dim) if head in POOLED else None
-        self.words = Words(config, config.vocab_size) if head in OVER_WORDS else None
+        # Absent where the head does not read it.
+        self.pooler: Any = Linear(config.dim, config.dim) if head in POOLED else None
+        self.words: Any = Words(config, config.vocab_size) if head in OVER_WORDS else None
         outputs = {"pretraining": 2, "spans": 2, "classify": config.num_classes, "tag": config.num_classes}.get(head)
-        self.answer = None if outputs is None else Linear(config.dim, outputs)
+        self.answer: Any = None if outputs is None else Linear(config.dim, outputs)
 
     def init_weights(self, seed: int) -> None:
         """Fills every parameter.
@@ -159,7 +163,7 @@ class Bert(nn.Module):
         lengths: Int[Tensor, " batch"] | None = None,
         segments: Int[Tensor, "batch time"] | None = None,
         noise: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch *outputs"]:
+    ) -> Float[Tensor, "batch ..."]:
         """Returns what the head gives; arguments and errors are those of `features`.
 
         | head | gives |
@@ -187,9 +191,23 @@ class Bert(nn.Module):
         """Returns the vector of the first token, through a layer of its own."""
         return self.pooler(features[:, 0]).tanh()
 
+    @property
+    def head_weight(self) -> Float[Tensor, "vocab dim"]:
+        """What `word_features` are multiplied with to give the logits of the vocabulary."""
+        return self.token_embedding.weight
+
+    @property
+    def head_bias(self) -> Float[Tensor, " vocab"]:
+        """What is added to them."""
+        return self.words.bias
+
+    def word_features(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch dim"]:
+        """Returns what the head's matrix is applied to, for features of any places."""
+        return self.words(features)
+
     def over_words(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
         """Returns the logits of the vocabulary for features of any places."""
-        return F.linear(self.words(features), self.token_embedding.weight, self.words.bias)
+        return F.linear(self.word_features(features), self.head_weight, self.head_bias)
 
     def follows(self, features: Float[Tensor, "batch time dim"]) -> Float[Tensor, "batch 2"]:
         """Returns the logits of "the second sentence follows the first" and "it does not"."""

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, NonNegativeFloat, PositiveFloat, PositiveInt
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 
 from dougong.core.config import Config, Fault
 from dougong.nn.named import Activation, RopeScaling
@@ -28,6 +28,12 @@ class GPTConfig(Config):
     """Which model family."""
     vocab_size: PositiveInt | None = None
     """Number of different tokens; absent: that of the data's tokenizer."""
+    head: Literal["lm", "classify"] = "lm"
+    """What it gives: the next token after each, or the class of the text, read at its last token."""
+    num_classes: PositiveInt | None = None
+    """Number of classes, for the head classify; absent: that of the data."""
+    pad_id: NonNegativeInt | None = None
+    """For the head classify: the token that fills up short texts, where no lengths are given; absent: none does."""
     max_seq_len: PositiveInt = 1024
     """Longest text, in tokens, that the model reads at once."""
     num_layers: PositiveInt = 12
@@ -95,6 +101,26 @@ class GPTConfig(Config):
             yield Fault("band", "is required by the banded layers of attention_pattern, but absent. Add it.")
         if "banded" not in self.attention_pattern and self.band is not None:
             yield Fault("band", "has no effect while attention_pattern has no banded layer. Set it to null.")
+        yield from self._faults_of_head()
+
+    def _faults_of_head(self) -> Iterator[Fault]:
+        """Yields what the head makes of no effect."""
+        if self.head == "classify" and not self.tie_embeddings:
+            yield Fault("tie_embeddings", "must be true while head is classify: no layer gives tokens. Set it to true.")
+        for name in ("num_classes", "pad_id"):
+            if self.head == "lm" and getattr(self, name) is not None:
+                yield Fault(name, "has no effect while head is lm. Remove it, or set head: classify.")
+        if self.pad_id is not None and self.vocab_size is not None and self.pad_id >= self.vocab_size:
+            yield Fault("pad_id", f"must be below vocab_size = {self.vocab_size}, but is {self.pad_id}.")
+
+    def takes(self, name: str) -> bool:
+        """Tells whether a number that the data decides has an effect here, so that it may be set."""
+        return super().takes(name) and (name != "num_classes" or self.head == "classify")
+
+    @property
+    def answers_as(self) -> str | None:
+        """The task that a head of classes is for; None: it writes text."""
+        return "text_classification" if self.head == "classify" else None
 
     @property
     def width_of_head(self) -> int:
@@ -123,7 +149,7 @@ class GPTConfig(Config):
         """Returns the model, not yet initialised.
 
         Raises:
-            UsageError: The vocabulary's size is not known.
+            UsageError: The vocabulary's size, or the number of classes, is not known.
         """
         return _network().GPT(self)
 
@@ -204,6 +230,8 @@ SMALL: dict[str, dict] = {
         "rope_scaling": {"name": "llama3", "original_max_seq_len": 8},
     },
     "qwen3": {**_TINY, **_LLAMA, "num_kv_heads": 1, "head_dim": 16, "qk_norm": True},
+    "classify": {**_TINY, "head": "classify", "num_classes": 3, "dropout": 0.1},
+    "classify-llama": {**_TINY, **_LLAMA, "head": "classify", "num_classes": 4, "num_kv_heads": 2, "pad_id": 60},
 }
 
 PART = GPTConfig

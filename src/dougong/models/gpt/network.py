@@ -20,6 +20,7 @@ from dougong.nn.attention import visible
 from dougong.nn.cache import KVCache
 from dougong.nn.dropout import dropout
 from dougong.nn.init import Embedding, Linear, draw_normal
+from dougong.nn.mask import at
 from dougong.nn.norm import make_norm
 from dougong.nn.position import frequencies, rotary
 from dougong.nn.transformer import Block, BlockShape, Rotation
@@ -52,6 +53,7 @@ class GPT(nn.Module):
         blocks: The layers, from the first to the last; compilation and recomputation are applied to its members.
         SPLIT: How each parameter is split over a tensor-parallel axis. The rows of `qkv` are the heads of the
             queries, then of the keys, then of the values: each third is split by heads.
+        HEADS: What heads alone read, so that weights of one head may begin another; see `models/bert`.
     """
 
     SPLIT: ClassVar[dict[str, str]] = {
@@ -69,12 +71,16 @@ class GPT(nn.Module):
         "blocks.*_norm.*": "none",
         "final_norm.*": "none",
         "unembedding.weight": "column",
+        "score.weight": "none",
     }
+    HEADS: ClassVar[dict[str, str]] = {"unembedding.weight": "own", "score.weight": "own"}
 
     def __init__(self, config: GPTConfig):
         super().__init__()
         if config.vocab_size is None:
             raise UsageError("model.vocab_size must be known to build the model, but is absent. Set it.")
+        if config.head == "classify" and config.num_classes is None:
+            raise UsageError("model.num_classes must be known to build the model, but is absent. Set it.")
         self.config = config
         self.token_embedding = Embedding(config.vocab_size, config.dim)
         learned = config.position == "learned"
@@ -82,6 +88,9 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(block_shape(config)) for _ in range(config.num_layers))
         self.final_norm = make_norm(config.norm, config.dim, config.norm_eps, config.bias)
         self.unembedding = None if config.tie_embeddings else Linear(config.dim, config.vocab_size, bias=False)
+        if config.head == "lm":  # what names a class does not go on with a text
+            self.new_cache = self._new_cache
+        self.score = Linear(config.dim, config.num_classes, bias=False) if config.num_classes else None
 
     def init_weights(self, seed: int) -> None:
         """Fills every parameter (Radford et al. 2019, section 2.3).
@@ -109,9 +118,19 @@ class GPT(nn.Module):
         segments: Int[Tensor, "batch time"] | None = None,
         cache: KVCache | None = None,
         noise: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch time vocab"]:
-        """Returns the logits of the token after each token. Arguments and errors are those of `features`."""
-        return self.head(self.features(tokens, segments, cache, noise))
+        lengths: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch ..."]:
+        """Returns the logits of each next token, [batch time vocab], or of the text's class, [batch classes].
+
+        Arguments and errors are those of `features`, and for the head classify:
+
+        Args:
+            lengths: Of each row, in tokens; what follows is padding. None: up to the last token that is not `pad_id`.
+        """
+        features = self.features(tokens, segments, cache, noise)
+        if self.config.head == "classify":
+            features = at(features, (self._lengths(tokens) if lengths is None else lengths).clamp(min=1) - 1)
+        return self.head(features)
 
     def features(
         self,
@@ -148,15 +167,17 @@ class GPT(nn.Module):
         return self.final_norm(hidden)
 
     def head(self, features: Float[Tensor, "*batch dim"]) -> Float[Tensor, "*batch vocab"]:
-        """Returns the logits of features."""
+        """Returns the logits of features: of the next token, or of the classes if this were the text's end."""
         return F.linear(features, self.head_weight)
 
     @property
     def head_weight(self) -> Float[Tensor, "vocab dim"]:
         """The weight of the output layer."""
+        if self.score is not None:
+            return self.score.weight
         return self.token_embedding.weight if self.unembedding is None else self.unembedding.weight
 
-    def new_cache(self, batch_size: int, max_len: int | None = None) -> KVCache:
+    def _new_cache(self, batch_size: int, max_len: int | None = None) -> KVCache:
         """Returns an empty cache for so many rows of at most `max_len` tokens (or `max_seq_len`)."""
         config, weight = self.config, self.token_embedding.weight
         return KVCache(
@@ -168,6 +189,14 @@ class GPT(nn.Module):
             weight.dtype,
             weight.device,
         )
+
+    def _lengths(self, tokens: Tensor) -> Tensor:
+        """Returns how long each row is up to its last token that is no padding."""
+        time = tokens.shape[1]
+        if self.config.pad_id is None:
+            return torch.full_like(tokens[:, 0], time)
+        places = torch.arange(1, time + 1, device=tokens.device)
+        return torch.where(tokens != self.config.pad_id, places, 0).amax(dim=1)
 
     def _positions(self, tokens: Tensor, segments: Tensor | None, cache: KVCache | None) -> Tensor:
         """Returns the position of each token in its document: [time], or [batch, time] where rows differ."""
@@ -221,4 +250,11 @@ def example(config: GPTConfig, batch_size: int, device: torch.device | str = "cp
     """Returns inputs of `forward` that any small config accepts, different in every row."""
     shape = (batch_size, config.max_seq_len)
     numbers = torch.arange(batch_size * config.max_seq_len, device=device).reshape(shape)
-    return {"tokens": (numbers * numbers * 7 + numbers) % (config.vocab_size or 1)}
+    tokens = (numbers * numbers * 7 + numbers) % (config.vocab_size or 1)
+    if config.head == "lm":
+        return {"tokens": tokens}
+    lengths = config.max_seq_len - 3 * torch.arange(batch_size, device=device) % config.max_seq_len
+    if config.pad_id is None:
+        return {"tokens": tokens, "lengths": lengths}
+    padding = torch.arange(config.max_seq_len, device=device) >= lengths[:, None]
+    return {"tokens": tokens.masked_fill(padding, config.pad_id)}

@@ -6,7 +6,7 @@ Here is the config, which needs no torch; the objective is in `objective.py`.
 from __future__ import annotations
 
 import importlib
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -16,6 +16,7 @@ from dougong.core.config import Config
 class ImageClassificationConfig(Config):
     """Name the class of a picture."""
 
+    about: ClassVar[str] = "pictures"
     name: Literal["image_classification"] = "image_classification"
     """The objective."""
     label_smoothing: float = Field(0.0, ge=0.0, lt=1.0)

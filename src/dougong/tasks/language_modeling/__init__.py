@@ -11,6 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, NonNegativeFloat
 
 from dougong.core.config import Config
+from dougong.core.errors import UsageError
 
 
 class LanguageModelingConfig(Config):
@@ -30,7 +31,15 @@ class LanguageModelingConfig(Config):
             model: The model's config: gives `max_seq_len` and `vocab_size`.
             data: The prepared data: gives `tokenizer` (with `decode` and `token_bytes`); None on the meta device,
                 where there is no text.
+
+        Raises:
+            UsageError: The model does not write text.
         """
+        if getattr(model, "answers_as", None) is not None:
+            raise UsageError(
+                f"the model must be one that writes text for the task {self.name}, but this {model.name} is one for "
+                f"{model.answers_as}. Set task.name to that, or choose another head or model."
+            )
         return _objective().LanguageModeling(
             self, model.max_seq_len, model.vocab_size, getattr(data, "tokenizer", None)
         )

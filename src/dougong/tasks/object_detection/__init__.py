@@ -6,7 +6,7 @@ Here is the config, which needs no torch; the objective is in `objective.py`, th
 from __future__ import annotations
 
 import importlib
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, NonNegativeFloat, PositiveInt
 
@@ -18,6 +18,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class ObjectDetectionConfig(Config):
     """Find the objects in a picture, and name the class of each."""
 
+    about: ClassVar[str] = "pictures"
     name: Literal["object_detection"] = "object_detection"
     """The objective."""
     focal_alpha: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.25

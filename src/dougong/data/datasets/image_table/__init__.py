@@ -17,7 +17,7 @@ from dougong.data.images import SplitConfig
 
 
 class ImageTableConfig(SplitConfig):
-    """Pictures listed in a `.csv`, `.tsv`, `.jsonl` (each also `.gz` or `.zst`) or `.parquet` file."""
+    """Pictures listed in a `.csv`, `.tsv`, `.jsonl`, `.json` (each also `.gz` or `.zst`) or `.parquet` file."""
 
     name: Literal["image_table"] = "image_table"
     """Which dataset."""

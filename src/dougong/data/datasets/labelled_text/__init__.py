@@ -37,7 +37,9 @@ class LabelledTextConfig(Config):
     tokenizer: TokenizerConfig = WordsConfig()
     """What text is cut into."""
     seq_len: PositiveInt | None = None
-    """Longest example, in tokens, the rest of it is cut off; absent: the model's `max_seq_len`."""
+    """Longest example, in tokens; absent: the model's `max_seq_len`."""
+    too_long: Literal["cut", "split", "refuse"] = "cut"
+    """What is done about longer lines: cut off, split into several examples of the class, or refused."""
     validation: HeldOutConfig = HeldOutConfig()
     """Which examples are kept apart to validate on."""
     encoding: str | None = None
@@ -63,19 +65,20 @@ class LabelledTextConfig(Config):
         """Reads, splits and tokenizes the text.
 
         Args:
-            cache: Unused: all of it is read again each time, which takes seconds.
+            cache: Where bad lines that are left aside are written down; absent: $DOUGONG_CACHE, or `~/.cache/dougong`.
+                All of the text is read again each time, which takes seconds.
             seq_len: The longest example where the config names none.
 
         Raises:
             UsageError: A path does not exist, or no length is given.
-            FileError: The text is broken, or a class has no example.
+            FileError: The text is broken or too long, or a class has no example.
         """
         length = self.seq_len or seq_len
         if length is None:
             raise UsageError(
                 "the longest example must be known, but neither data.seq_len nor model.max_seq_len gives it. Set one."
             )
-        return _prepared().LabelledTextData(self, length)
+        return _prepared().LabelledTextData(self, length, cache)
 
 
 PART = LabelledTextConfig

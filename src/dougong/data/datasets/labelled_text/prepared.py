@@ -6,18 +6,15 @@ Knows how the parts of `data` fit together; does not know models, tasks or batch
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from dougong.core import files
 from dougong.core.errors import FileError
-from dougong.core.log import say
 from dougong.data.datasets.labelled_text import ClassConfig, LabelledTextConfig
 from dougong.data.examples import LabelledText
+from dougong.data.inspection import write_quarantine
+from dougong.data.labelled import Framing, Labelled, Text
 from dougong.data.reading import Reading, lines
 from dougong.data.source import Tally
 from dougong.data.sources.files import listed
@@ -45,35 +42,37 @@ class LabelledTextData:
         FileError: The text is broken, or a class has no example in one of the parts.
     """
 
-    def __init__(self, config: LabelledTextConfig, seq_len: int):
+    def __init__(self, config: LabelledTextConfig, seq_len: int, cache: Path | None = None):
         self.config, self.seq_len = config, seq_len
         self.labels = [each.label for each in config.classes]
-        parts: dict[bool, list[tuple[str, int]]] = {False: [], True: []}
-        self.counts = []
+        parts: dict[bool, list[Text]] = {False: [], True: []}
+        self.counts, tallies = [], []
         for number, each in enumerate(config.classes):
-            apart, counts = _read(config, each)
+            tally = Tally(config.max_bad_samples)
+            apart, counts = _read(config, each, number, tally)
+            tallies.append(tally)
             self.counts.append(counts)
             for kept, text in apart:
-                parts[kept].append((text, number))
-        training = [text for text, _ in parts[False]]
-        everything = [text for part in parts.values() for text, _ in part]
+                parts[kept].append(text)
+        training = [text.first for text in parts[False]]
+        everything = [text.first for part in parts.values() for text in part]
         self.tokenizer: Tokenizer = config.tokenizer.build(lambda: training, lambda: everything)
         self.source = ", ".join(path for each in config.classes for path in each.paths)
         self.licence = config.licence
-        train, self.validation = (self._examples(parts[kept]) for kept in (False, True))
+        framing = Framing(self.tokenizer, seq_len, config.too_long)
+        train, self.validation = (framing.examples(parts[kept], self.licence, self.source) for kept in (False, True))
+        framing.tell([train, self.validation])
         self.train: list[tuple[Labelled, float | None]] = [(train, None)]
         self.determines: dict[str, Any] = {"vocab_size": self.tokenizer.vocab_size, "num_classes": len(self.labels)}
         facts = [self.tokenizer.fingerprint, train.fingerprint, self.validation.fingerprint, *self.labels]
         self.fingerprint = hashlib.sha256("\n".join(facts).encode()).hexdigest()
-        cut = train.cut + self.validation.cut
-        if cut:
-            say(f"{cut:,} of {len(train) + len(self.validation):,} examples are longer than {seq_len} tokens: cut off")
+        described = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+        folder = (cache or files.cache_folder()) / f"labelled_text-{described[:16]}"
+        write_quarantine(folder, self.source, *tallies)
 
-    def _examples(self, texts: Sequence[tuple[str, int]]) -> Labelled:
-        ids = self.tokenizer.encode_batch([text for text, _ in texts])
-        rows = [np.array(tokens[: self.seq_len] or [self.tokenizer.eot_id], dtype=np.int32) for tokens in ids]
-        cut = sum(len(tokens) > self.seq_len for tokens in ids)
-        return Labelled(rows, [label for _, label in texts], self.licence, self.source, cut)
+    def length(self, example: LabelledText) -> int:
+        """Returns how long an example is, in tokens."""
+        return len(example.tokens)
 
     def save_assets(self, folder: str | Path) -> None:
         """Writes what a model needs beside its weights: the tokenizer's files and the labels."""
@@ -81,49 +80,14 @@ class LabelledTextData:
         files.write_json(Path(folder) / "labels.json", self.labels)
 
 
-@dataclass(frozen=True)
-class Labelled:
-    """Tokenized examples with random access; a `Dataset`.
-
-    Attributes:
-        rows: The tokens of each, at least one.
-        labels: The number of each one's class.
-        licence: Of the text.
-        source: Where it comes from.
-        cut: How many were longer than is read.
-    """
-
-    rows: Sequence[np.ndarray]
-    labels: Sequence[int]
-    licence: str
-    source: str
-    cut: int
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __getitem__(self, index: int) -> LabelledText:
-        return LabelledText(self.rows[index], self.labels[index])
-
-    @property
-    def fingerprint(self) -> str:
-        """A hash of every token and label."""
-        whole = hashlib.sha256(np.array(self.labels, dtype=np.int32).tobytes())
-        for row in self.rows:
-            whole.update(len(row).to_bytes(4, "little") + row.tobytes())
-        return whole.hexdigest()
-
-    @property
-    def longest(self) -> int:
-        """The number of an example than which none is longer."""
-        return max(range(len(self.rows)), key=lambda index: len(self.rows[index]))
-
-
-def _read(config: LabelledTextConfig, each: ClassConfig) -> tuple[list[tuple[bool, str]], dict[str, Any]]:
+def _read(
+    config: LabelledTextConfig, each: ClassConfig, label: int, tally: Tally
+) -> tuple[list[tuple[bool, Text]], dict[str, Any]]:
     """Returns the lines of a class, each with whether it is kept apart, and how many there were."""
-    tally, reading = Tally(config.max_bad_samples), Reading(encoding=config.encoding)
-    texts = (document.text for path in listed(each.paths, tally) for document in lines(path, reading, tally))
-    found = [(config.validation.keeps(text.encode()), text) for text in texts]
+    reading = Reading(encoding=config.encoding)
+    documents = (document for path in listed(each.paths, tally) for document in lines(path, reading, tally))
+    texts = (Text(document.name, document.text, None, label) for document in documents)
+    found = [(config.validation.keeps(text.first.encode()), text) for text in texts]
     numbers = {"train": sum(not apart for apart, _ in found), "validation": sum(apart for apart, _ in found)}
     for part, number in numbers.items():
         if not number:

@@ -16,7 +16,16 @@ from dougong.core.config import Config, Fault, Part, find_part
 from dougong.core.errors import UsageError
 from dougong.data.source import SourceConfig
 from dougong.data.split import ValidationConfig
-from dougong.data.vocabulary import BpeConfig, TokenizerConfig
+from dougong.data.vocabulary import FIM, BpeConfig, TokenizerConfig
+
+
+class FimConfig(Config):
+    """Documents rearranged, so that the model learns to fill in the middle (Bavarian et al. 2022)."""
+
+    rate: float = Field(0.5, gt=0.0, le=1.0)
+    """How probable it is that a document's piece of a row is cut in three and its middle moved to the end."""
+    spm_share: float = Field(0.5, ge=0.0, lt=1.0)
+    """Of these, how many have suffix, prefix, middle; others prefix, suffix, middle, as infilling asks."""
 
 
 class TextConfig(Config):
@@ -34,14 +43,24 @@ class TextConfig(Config):
     """Context, in tokens; absent: the model's `max_seq_len`."""
     across_documents: bool = True
     """Whether attention may cross from one document of a row into the next."""
+    fim: FimConfig | None = None
+    """Rearranges training rows for infilling; absent: they are as the text is. Validation rows always are."""
     validation: ValidationConfig = ValidationConfig()
     """Which part of the text is kept apart to validate on."""
 
     def faults(self) -> Iterator[Fault]:
-        """Yields the fault of weights that some sources have and some lack."""
+        """Yields the faults of weights that some sources lack, and of a tokenizer that has no tokens for infilling."""
         weights = [source.weight for source in self.sources]
         if None in weights and any(weight is not None for weight in weights):
             yield Fault("sources", "must all have a weight or none, but only some have. Complete or remove them.")
+        if self.fim is not None and self.tokenizer.name != "file":
+            lacking = [token for token in FIM if token not in getattr(self.tokenizer, "special", ())]
+            if lacking:
+                yield Fault(
+                    "fim",
+                    f"needs the special tokens {', '.join(FIM)}, but the tokenizer {self.tokenizer.name} lacks "
+                    f"{', '.join(lacking)}. Use bpe, and name them in tokenizer.special.",
+                )
 
     def foreseen(self) -> dict[str, int]:
         """Returns what of the model the data decides and is known before it is read."""

@@ -11,23 +11,18 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from dougong.core import files
 from dougong.core.errors import FileError
-from dougong.core.log import say
+from dougong.data import corpus
 from dougong.data.datasets.text import TextConfig
+from dougong.data.fim import Rearranged
 from dougong.data.pack import JoinedRows, TokenRows
-from dougong.data.shards import Shards, once, prepare
-from dougong.data.split import Divided
+from dougong.data.shards import Shards
 from dougong.data.tokenizer import Tokenizer
-from dougong.data.vocabulary import BpeConfig, CharsConfig
 
 
 def prepared(config: TextConfig, cache: Path | None, seq_len: int) -> TextData:
     """Reads, splits and tokenizes the text, or finds that done in the cache."""
-    folder = cache or files.cache_folder()
-    divided = [Divided(source.build(), config.validation) for source in config.sources]
-    tokenizer = _tokenizer(config, divided, folder)
-    return TextData(config, tokenizer, [prepare(part, tokenizer, folder) for part in divided], seq_len)
+    return TextData(config, *corpus.read(config.sources, config.tokenizer, config.validation, cache), seq_len)
 
 
 class TextData:
@@ -39,6 +34,7 @@ class TextData:
         seq_len: The context, in tokens.
         train: The training rows of each source with its weight (see `loader.order`).
         validation: The validation rows of all sources, in order.
+        augment: Makes a training row of a row of the text; there only if the recipe asks for infilling.
         determines: Fields of the model that the data decides.
         fingerprint: A hash of tokenizer, training and validation rows, and weights.
         licence: Of the text, as its sources state it.
@@ -64,6 +60,9 @@ class TextData:
         self.licence, self.source = self.validation.licence, self.validation.source
         facts = [tokenizer.fingerprint, self.validation.fingerprint]
         facts += [f"{part.fingerprint} {weight}" for part, weight in self.train]
+        if config.fim:
+            self.augment = Rearranged(tokenizer, config.fim.rate, config.fim.spm_share)
+            facts.append(repr(config.fim.model_dump(mode="json")))
         self.fingerprint = hashlib.sha256(" ".join(facts).encode()).hexdigest()
         left_apart = {"format", "dtype", "sha256"}
         self.counts = [shard.manifest.model_dump(exclude=left_apart) for shard in shards]
@@ -93,41 +92,3 @@ class TextData:
             f"(of {documents:,} documents, with {by.fraction:g} kept apart by {by.by}). Add text, lower seq_len (or "
             f"the model's max_seq_len), or {advice}."
         )
-
-
-def _tokenizer(config: TextConfig, divided: Sequence[Divided], cache: Path) -> Tokenizer:
-    """Makes the tokenizer, or finds it in the cache if it had to be learned."""
-
-    def texts(everything: bool) -> Iterator[str]:
-        return _by_turns([part.texts(everything) for part in divided])
-
-    def build() -> Tokenizer:
-        return config.tokenizer.build(lambda: texts(False), lambda: texts(True))
-
-    if not isinstance(config.tokenizer, BpeConfig | CharsConfig):
-        return build()
-    facts = [part.source.fingerprint for part in divided] + [config.tokenizer, config.validation]
-    folder = cache / f"tokenizer-{hashlib.sha256(repr(facts).encode()).hexdigest()[:24]}"
-    with once(folder) as absent:
-        if absent:
-            say(f"learning the tokenizer {config.tokenizer.name}")
-            with files.new_folder(folder) as partial:
-                tokenizer = build()
-                tokenizer.save(partial)
-                files.write_json(partial / "manifest.json", {"fingerprint": tokenizer.fingerprint})
-    tokenizer = Tokenizer.from_folder(folder)
-    if files.read_json(folder / "manifest.json") != {"fingerprint": tokenizer.fingerprint}:
-        raise FileError(f"{folder} must hold the tokenizer as it was written, but it was changed. Delete it.")
-    return tokenizer
-
-
-def _by_turns(streams: Sequence[Iterator[str]]) -> Iterator[str]:
-    """Yields one text of each stream in turn, until all are at their end."""
-    left = list(streams)
-    while left:
-        for stream in list(left):
-            text = next(stream, None)
-            if text is None:
-                left.remove(stream)
-            else:
-                yield text

@@ -1,0 +1,133 @@
+"""The verb `predict` about texts: sentences, lines of files, and standard input as it comes.
+
+Knows where texts come from, and what is done about bad ones; how an answer comes about, `infer` knows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from dougong.core import log
+from dougong.core.errors import FileError, UsageError
+from dougong.data.raw import LINE, Bad
+from dougong.data.reading import Reading, line_text, lines
+from dougong.data.source import Tally
+from dougong.infer.texts import Input, TextPredictor
+
+STANDARD_INPUT = "-"
+_CHUNK = 1 << 16
+_SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl", ".json", ".md", ".gz", ".zst", ".parquet")
+Asked = str | tuple[str, str] | Path
+
+
+def named(argument: str) -> Asked:
+    """Returns what an argument of the command line stands for: a file, if there is such, or a text.
+
+    Raises:
+        UsageError: It looks like a file, and there is none.
+    """
+    if argument == STANDARD_INPUT:
+        return Path(argument)
+    path = Path(argument).expanduser()
+    try:
+        if path.is_file():
+            return path
+        folder = path.is_dir()
+    except OSError:  # too long for a name
+        return argument
+    alone = not any(letter.isspace() for letter in argument)
+    if folder or (alone and (argument.lower().endswith(_SUFFIXES) or (path.parent.is_dir() and os.sep in argument))):
+        what = "is a folder" if folder else "does not exist"
+        raise UsageError(f"{argument} must be a text or a file of them, but {what}. Check the path.", name="E-PATH")
+    return argument
+
+
+def answers(
+    predictor: TextPredictor, asked: Sequence[Asked], tally: Tally, batch_size: int = 16, encoding: str | None = None
+) -> Iterator[dict[str, Any]]:
+    """Yields the answer about each text as it comes, with the `text` itself first; bad lines are counted and left out.
+
+    A text is itself; of a file each line that is not blank is a text, and so it is of standard input, `Path("-")`,
+    which is answered as it comes. A tab stands between two texts that belong together.
+
+    Raises:
+        UsageError: A file does not exist, or the task takes another number of texts.
+        FileError: More lines are bad than are put up with.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size must be at least 1, but is {batch_size}.")
+    for group in _groups(asked, tally, batch_size, encoding):
+        pieces = [_split(predictor, text) for text in group]
+        for piece, answer in zip(pieces, predictor.answered(pieces, batch_size), strict=True):
+            yield {**_told(predictor, piece), **answer}
+    if predictor.cut:
+        log.warn(f"{predictor.cut:,} texts are longer than the {predictor.task.seq_len} tokens that are read: cut off")
+
+
+def _told(predictor: TextPredictor, piece: Input) -> dict[str, Any]:
+    """Returns the text, or both by their names."""
+    if isinstance(piece, str):
+        return {"input": piece}
+    names = ("question", "context") if predictor.task.takes == (2, 2) else ("input", "second")
+    return dict(zip(names, piece, strict=True))
+
+
+def _split(predictor: TextPredictor, text: Input) -> Input:
+    if not isinstance(text, str) or predictor.task.takes[1] < 2 or "\t" not in text:
+        return text
+    first, second = text.split("\t", 1)
+    return (first.strip(), second.strip())
+
+
+def _groups(asked: Sequence[Asked], tally: Tally, size: int, encoding: str | None) -> Iterator[list[Input]]:
+    """Yields texts in groups that are answered at once: as many as go together, or as have come."""
+    waiting: list[Input] = []
+    for each in asked:
+        if not isinstance(each, Path):
+            tally.used += 1
+            waiting.append(each)
+        elif str(each) == STANDARD_INPUT:
+            if waiting:
+                yield waiting
+                waiting = []
+            for come in _standard_input(tally):
+                yield from _chunked(come, size)
+        else:
+            for document in lines(each, Reading(encoding=encoding), tally):
+                waiting.append(document.text)
+                if len(waiting) == size:
+                    yield waiting
+                    waiting = []
+    yield from _chunked(waiting, size)
+
+
+def _chunked(texts: Iterable[Input], size: int) -> Iterator[list[Input]]:
+    rest = iter(texts)
+    while group := list(islice(rest, size)):
+        yield group
+
+
+def _standard_input(tally: Tally) -> Iterator[list[Input]]:
+    """Yields the lines that have come, without waiting for more than one."""
+    rest, number = b"", 0
+    while True:
+        chunk = os.read(0, _CHUNK)
+        *whole, rest = (rest + chunk).split(b"\n") if chunk else (rest, b"")
+        if len(rest) > LINE:
+            raise FileError(f"standard input, line {number + len(whole) + 1}: a line must have at most {LINE:,} bytes.")
+        texts: list[Input] = []
+        for line in whole:
+            number += 1
+            text = line_text(line, "utf-8")
+            if isinstance(text, Bad):
+                tally.quarantine(f"standard input, line {number}", str(text))
+            elif text:
+                tally.used += 1
+                texts.append(text)
+        yield texts
+        if not chunk:
+            return

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dougong.core.errors import FileError, UsageError
+from dougong.data.source import Tally
+from dougong.infer.predict import load_predictor
+from dougong.infer.texts import TextPredictor
+from dougong.run.prediction import predict
+from dougong.run.texts import answers, named
+from tests.infer.texts import TEXTS, encoder
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return encoder(tmp_path_factory.mktemp("model") / "m", "classify")
+
+
+def predictor(folder: Path) -> TextPredictor:
+    found = load_predictor(folder, "fp32", "cpu")
+    assert isinstance(found, TextPredictor)
+    return found
+
+
+def test_arguments_are_texts_files_and_standard_input(tmp_path: Path):
+    path = tmp_path / "lines.txt"
+    path.write_text("a film\n")
+    assert named(str(path)) == path
+    assert named("a film") == "a film"
+    assert named("-") == Path("-")
+    assert named("film") == "film"
+    assert named("either/or") == "either/or"
+    for absent in (str(tmp_path / "none.txt"), "reviews.txt", str(tmp_path / "none")):
+        with pytest.raises(UsageError, match="must be a text or a file of them, but does not exist. Check the path."):
+            named(absent)
+    with pytest.raises(UsageError, match="must be a text or a file of them, but is a folder"):
+        named(str(tmp_path))
+    assert named("What is in reviews.txt") == "What is in reviews.txt"
+    assert named("good " * 2000) == "good " * 2000
+
+
+def test_each_line_of_a_file_is_answered_in_order(classifier: Path, tmp_path: Path):
+    path = tmp_path / "lines.txt"
+    path.write_text("\n".join(["", *TEXTS, "", f"{TEXTS[0]}\t{TEXTS[1]}"]))
+    found = predict(classifier, [TEXTS[2], path], precision="fp32", device="cpu", batch_size=2)
+    assert [each["input"] for each in found] == [TEXTS[2], *TEXTS, TEXTS[0]]
+    assert found[-1]["second"] == TEXTS[1]
+    assert found[0]["probability"] == pytest.approx(found[3]["probability"], abs=1e-5)
+
+
+def test_bad_lines_stop_or_are_counted(classifier: Path, tmp_path: Path):
+    path = tmp_path / "lines.txt"
+    path.write_bytes(b"a film\nb\xe9d\na bad film\n")
+    with pytest.raises(FileError, match=r"lines.txt, line 2: text must be UTF-8"):
+        predict(classifier, path, precision="fp32", device="cpu")
+    tally = Tally(1)
+    found = list(answers(predictor(classifier), [path], tally))
+    assert [each["input"] for each in found] == ["a film", "a bad film"]
+    assert (tally.read, tally.used, len(tally.quarantined)) == (3, 2, 1)
+
+
+def test_standard_input_is_answered_as_it_comes(classifier: Path):
+    command = [sys.executable, "-m", "dougong", "predict", str(classifier), "-", "--json", "--device", "cpu"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ}
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        for text in TEXTS:  # each answer comes while standard input is still open
+            process.stdin.write(f"{text}\n".encode())
+            process.stdin.flush()
+            answer = json.loads(process.stdout.readline())
+            assert answer["input"] == text
+            assert {"label", "probability", "likeliest"} <= answer.keys()
+        process.stdin.write(b"a film without a line end")
+        process.stdin.close()
+        assert json.loads(process.stdout.readline())["input"] == "a film without a line end"
+        assert process.wait(60) == 0
+
+
+def test_what_concerns_detectors_is_refused(classifier: Path):
+    with pytest.raises(UsageError, match="min_score has no effect, as this model answers about texts"):
+        predict(classifier, "a film", min_score=0.5)
