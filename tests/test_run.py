@@ -269,7 +269,7 @@ def test_everything_a_recipe_can_name_is_listed() -> None:
     assert list(found) == ["recipes", "models", "tasks", "datasets", "sources", "tokenizers", "optimizers", "schedules"]
     assert "gpt2-small" in found["models"]["gpt"]["variants"]
     assert {"sgd", "adam", "adamw", "adafactor", "muon"} == set(found["optimizers"])
-    assert set(found["tokenizers"]) == {"bytes", "chars", "bpe", "words", "file"}
+    assert set(found["tokenizers"]) == {"bytes", "chars", "bpe", "words", "wordpiece", "file"}
     assert all(line for lines in found.values() for line in lines.values())
     with pytest.raises(UsageError, match="Did you mean models?"):
         inventory("modles")

@@ -111,7 +111,7 @@ MISTAKES: list[tuple[str, Prepare, list[str], int, str]] = [
         a_classifier,
         ["predict", "model"],
         2,
-        "error[E-USAGE]: dougong predict needs PICTURE..., but it is absent. See: dougong predict --help",
+        "error[E-USAGE]: dougong predict needs INPUT..., but it is absent. See: dougong predict --help",
     ),
     (
         "asks for a score of two",

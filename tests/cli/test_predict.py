@@ -114,7 +114,7 @@ def a_run_without_a_model(folder: Path) -> None:
         (["none.png"], "error[E-PATH]: none.png does not exist. Check the path."),
         (["*.bmp"], "error[E-PATH]: *.bmp must fit pictures, but fits none. Check the path."),
         (["empty"], "error[E-PATH]: empty must hold pictures, but holds none."),
-        ([], "error[E-USAGE]: dougong predict needs PICTURE"),
+        ([], "error[E-USAGE]: dougong predict needs INPUT"),
         (["shots", "--to", "x"], "error[E-USAGE]: --to has no effect, as this model tells classes and finds no object"),
         (["shots", "--min-score", "0.1"], "error[E-USAGE]: --min-score has no effect, as this model tells classes"),
         (["shots", "--batch-size", "0"], "error[E-USAGE]: batch_size must be at least 1, but is 0."),

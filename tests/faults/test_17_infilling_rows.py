@@ -62,7 +62,7 @@ def test_another_seed_rearranges_otherwise(parts: Parts) -> None:
     assert not same(taken(parts, 0, 1)[0], taken(other, 0, 1)[0])
 
 
-def test_with_a_generator_that_goes_on_and_on_they_would_not(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_places_that_decide_they_would_not(parts: Parts, monkeypatch: pytest.MonkeyPatch) -> None:
     of_number, one = Rearranged.__call__, np.random.default_rng(0)
     monkeypatch.setattr(Rearranged, "__call__", lambda self, row, rng: of_number(self, row, one))
 

@@ -169,7 +169,9 @@ def test_folders_of_pictures_and_of_text_are_told_apart(tmp_path: Path) -> None:
     task = {"task": {"name": "image_classification", "label_smoothing": 0.1}}
     assert answers_about(classifier(tmp_path / "classes", **task)) == "pictures"
     assert not load_predictor(tmp_path / "classes").finds_objects
-    with pytest.raises(UsageError, match=r"text must hold a model that answers about pictures, but says no task"):
+    with pytest.raises(
+        UsageError, match=r"text must hold a model that answers about pictures or texts, but says no task"
+    ):
         load_predictor(tmp_path / "text")
     save_model(model, tmp_path / "text", {"task.json": b'{"name": "language_modeling"}'})
     with pytest.raises(UsageError, match=r"but its task is language_modeling\. Use dougong evaluate or dougong gen"):

@@ -143,7 +143,7 @@ def answers_about(folder: str | Path) -> Literal["pictures", "texts"] | None:
         if getattr(config, "embeds", False):
             return "texts"
         name = name or getattr(config, "answers_as", None)
-        return None if name is None else getattr(find_part("tasks", name).PART, "about", None)
+        return getattr(find_part("tasks", name).PART, "about", None) if isinstance(name, str) else None
     except (FileError, UsageError, LookupError):  # what is wrong with it, is said by what loads it
         return None
 

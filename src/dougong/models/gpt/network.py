@@ -119,7 +119,7 @@ class GPT(nn.Module):
         cache: KVCache | None = None,
         noise: Int[Tensor, " batch"] | None = None,
         lengths: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch ..."]:
+    ) -> Float[Tensor, "batch time vocab"] | Float[Tensor, "batch classes"]:
         """Returns the logits of each next token, [batch time vocab], or of the text's class, [batch classes].
 
         Arguments and errors are those of `features`, and for the head classify:
