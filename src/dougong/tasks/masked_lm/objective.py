@@ -67,7 +67,7 @@ class MaskedLM:
             )
         require_examples(data, config.name, EncoderText)
         self.also_follows = head == "pretraining"
-        examples = getattr(data, "validation", ())
+        examples: Any = getattr(data, "validation", ())
         if self.also_follows and len(examples) and examples[0].follows is None:
             raise UsageError("model.head pretraining needs pairs of texts, but there are none. Set data.pairs to true.")
         self.config = config
