@@ -245,7 +245,7 @@ def _rounded(metrics: dict[str, float]) -> str:
 def main() -> int:
     """Runs both parts."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.pretraining", description=__doc__)
-    parser.add_argument("--steps", type=int, default=2500, help="of the pre-training")
+    parser.add_argument("--steps", type=int, default=6000, help="of the pre-training")
     parser.add_argument("--tuning-steps", type=int, default=150, help="of each classifier")
     parser.add_argument("--keep", type=Path, help="where the runs are kept; absent: nowhere")
     options = parser.parse_args()

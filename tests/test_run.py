@@ -247,6 +247,18 @@ def test_training_starts_from_the_weights_of_a_folder(finished: Run, tmp_path: P
     assert fresh.metrics["loss"] > finished.metrics["loss"] + 0.1
 
 
+def test_ids_that_stand_for_other_words_in_the_folder_are_told(
+    finished: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for tokenizer, told in (("chars", True), ("bytes", False)):
+        changes = {"data": {"tokenizer": {"name": tokenizer}}, "train": {"steps": 1}}
+        values = tiny_recipe(tmp_path, init_from=str(finished.folder), **changes)
+        del values["model"]
+        train(values, run=tokenizer)
+        said = f"data.tokenizer should be that of {finished.folder / 'model'}, whose weights stand for its words"
+        assert (said in capsys.readouterr().err) is told
+
+
 def test_the_packages_named_as_verbs_can_be_called() -> None:
     import dougong.train.loop
 

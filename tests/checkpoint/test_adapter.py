@@ -52,6 +52,10 @@ NORM = "base_model.model.transformer.ln_f.weight"
         (lambda f: settings(f, peft_type="IA3"), "must have peft_type LORA, but has 'IA3'"),
         (lambda f: settings(f, use_dora=True), "must describe plain LoRA, but sets use_dora"),
         (lambda f: settings(f, bias="all"), "but sets bias"),
+        (
+            lambda f: settings(f, init_lora_weights="pissa_niter_4"),
+            "init_lora_weights is 'pissa_niter_4', which changes",
+        ),
         (lambda f: settings(f, lora_alpha="much"), "must have a number lora_alpha"),
         (lambda f: weights(f, lambda t: t.update({A.replace("c_attn", "c_other"): t[A].clone()})), "unknown to it"),
         (lambda f: weights(f, lambda t: t.pop(A)), "must hold matrices A and B"),
@@ -66,6 +70,13 @@ def test_a_broken_adapter_is_refused(break_: Callable[[Path], None], told: str, 
     load_model(folder)
     break_(folder)
     with pytest.raises(FileError, match=told):
+        load_model(folder)
+
+
+def test_beginnings_that_leave_the_model_as_it_was_are_read(tmp_path: Path) -> None:
+    folder = folder_with(tmp_path / "model")
+    for begun in (True, False, None, "gaussian", "orthogonal", "eva", "mica"):
+        settings(folder, init_lora_weights=begun)
         load_model(folder)
 
 

@@ -98,9 +98,18 @@ def test_another_depth_is_refused_under_any_head(tmp_path: Path) -> None:
 
 def test_other_classes_of_the_same_head_must_be_named(tmp_path: Path) -> None:
     save_model(bert("classify", seed=1), tmp_path)
-    with pytest.raises(FileError, match=r"of another kind \(classifier\.weight is \[3, 16\] for \[7, 16\]"):
+    with pytest.raises(FileError, match=r"of another shape \(answer\.weight is \[3, 16\] for \[7, 16\].*in init_new"):
         load_weights(bert("classify", num_classes=7), tmp_path)
     assert told(bert("classify", num_classes=7), tmp_path, ["answer.*"]) == []
+
+
+def test_another_computation_of_the_same_shapes_is_told(tmp_path: Path) -> None:
+    """Sixteen wide in two heads or in four: every matrix has the same shape, and none means the same."""
+    save_model(bert("masked_lm", seed=1), tmp_path)
+    said = told(bert("masked_lm", num_heads=4, norm_eps=0.5, dropout=0.3, init_std=0.1), tmp_path, [])
+    assert len(said) == 1, said
+    assert f"{tmp_path} was trained with num_heads: 2, norm_eps: 1e-12, but the model has num_heads: 4" in said[0]
+    assert told(bert("masked_lm", dropout=0.3, init_std=0.1), tmp_path, []) == []
 
 
 def test_a_pooler_that_the_files_hold_is_taken(tmp_path: Path) -> None:

@@ -125,9 +125,9 @@ def test_a_built_model_is_filled_from_a_folder(folder: Path) -> None:
     load_weights(model, folder)
     assert equal(model, small())
     assert model.config.dropout == 0.5
-    with pytest.raises(FileError, match=r"wte.weight is \[61, 32\] for \[62, 32\]"):
+    with pytest.raises(FileError, match=r"of the model, but .* \(token_embedding.weight is \[61, 32\] for \[62, 32\]"):
         load_weights(small(vocab_size=62), folder)
-    with pytest.raises(FileError, match="that of the model"):
+    with pytest.raises(FileError, match=r"are missing .*; \d+ are unknown .*init_new"):
         load_weights(small("llama"), folder)
 
 

@@ -7,10 +7,12 @@ with here, which between them use every field) and `example(config, batch_size)`
 from __future__ import annotations
 
 import copy
+import gc
 import inspect
 import itertools
 import types
 import typing
+import weakref
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -184,6 +186,19 @@ def test_a_row_that_sees_its_batch_mates_is_noticed() -> None:
     module, name = SMALL[0].values
     model = built(module, name, torch.float64)
     assert crosstalk(lambda **inputs: model(**inputs) - model(**inputs).mean(dim=0), inputs_of(module, model)) > 1e-6
+
+
+@every_small_model
+def test_a_model_is_freed_when_the_last_name_for_it_is_gone(module: ModuleType, name: str) -> None:
+    """A model that refers to itself keeps its weights in memory until the collector of cycles happens to run."""
+    model = built(module, name)
+    alive = weakref.ref(model)
+    gc.disable()
+    try:
+        del model
+        assert alive() is None
+    finally:
+        gc.enable()
 
 
 @every_small_model

@@ -255,6 +255,25 @@ def test_what_may_have_no_children_has_none_though_it_were_the_superuser() -> No
     assert run(PROCESSES).out == b"thread\nfork\nspawn\n"
 
 
+UNCOUNTED = """
+import ctypes, os
+libc = ctypes.CDLL(None)
+print("shared" * (libc.shmget(0, 4096, 0o1600) >= 0), "messages" * (libc.msgget(0, 0o1600) >= 0), end=" ")
+try:
+    os.memfd_create("a")
+    print("file")
+except OSError:
+    pass
+"""
+
+
+def test_memory_that_counts_for_no_limit_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Segments and queues of System V stay when they are let go, and files without a name are in memory."""
+    assert run(UNCOUNTED).out.split() == []
+    weakened(tmp_path, monkeypatch, "calls")
+    assert run(UNCOUNTED, needs=()).out.split() == [b"shared", b"messages", b"file"]
+
+
 def test_what_is_confined_is_talked_to_while_it_runs() -> None:
     code = "while line := input():\n    print(line[::-1], flush=True)"
     command = [sys.executable, "-I", "-c", code]

@@ -188,7 +188,33 @@ def test_line_longer_than_the_limit_is_bad(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(raw, "LINE", 2_000_000)
     found, tally = read(path, ["text"])
     assert [each["text"] for each in found] == ["a", "b"]
-    assert len(tally.quarantined) == 1
+    [(_, reason)] = tally.quarantined
+    assert "must have at most 2,000,000 bytes, but this is longer" in reason
+
+
+def test_too_long_line_of_a_table_is_called_so_rather_than_one_of_too_few_fields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(raw, "LINE", 2_000_000)
+    path = written(tmp_path / "a.tsv", "text\tlabel\na\tb\n" + "x" * 3_000_000 + "\tb\n")
+    found, tally = read(path)
+    assert (found, lines(tally)) == ([{"text": "a", "label": "b"}], [3])
+    assert "a line must have at most 2,000,000 bytes" in tally.quarantined[0][1]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "bad"),
+    [("iso2022_jp", b"a\x1b$Z b"), ("hz", b"a~x b"), ("shift_jis", b"a\x81\x30"), ("utf-8", b"\xff")],
+)
+@pytest.mark.parametrize("kind", ["tsv", "csv"])
+def test_row_that_its_encoding_cannot_have_is_bad_in_every_encoding(
+    tmp_path: Path, encoding: str, bad: bytes, kind: str
+) -> None:
+    comma = b"\t" if kind == "tsv" else b","
+    path = written(tmp_path / f"a.{kind}", b"\n".join(comma.join([text, b"c"]) for text in (b"a", bad, b"b")))
+    found, tally = read(path, columns=["text", "label"], encoding=encoding)
+    assert ([each["text"] for each in found], lines(tally)) == (["a", "b"], [2])
+    assert tally.quarantined[0][1].startswith("the column 'text' must be in the file's encoding, but is not")
 
 
 def test_file_without_records_gives_none_and_other_kinds_are_refused(tmp_path: Path) -> None:

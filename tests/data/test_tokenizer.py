@@ -324,3 +324,15 @@ def test_frame_of_a_real_vocabulary_is_that_of_its_own_library() -> None:
     assert (ids.tolist(), kinds.tolist()) == (encoded["input_ids"], encoded["token_type_ids"])
     assert tokenizer.id_of("[MASK]") == theirs.mask_token_id
     assert tokenizer.special_ids == set(theirs.all_special_ids)
+
+
+def test_vocabularies_agree_where_the_ids_of_both_stand_for_the_same() -> None:
+    words = ["a", "b", "c", EOT]
+
+    def of(tokens: list[str]) -> Tokenizer:
+        return Tokenizer(tokenizers.Tokenizer(models.WordLevel({t: n for n, t in enumerate(tokens)}, unk_token="a")))
+
+    assert of(words).agrees(of(words))
+    assert of(words).agrees(of([*words, "d"]))
+    assert of([*words, "d"]).agrees(of(words))
+    assert not of(words).agrees(of(["a", "c", "b", EOT]))

@@ -49,6 +49,19 @@ ENDLESS = {
         "error",
     ),
     "open files": ("    kept = []\n    while True:\n        kept.append(open('/dev/null'))\n", "error"),
+    "shared memory": (
+        "    import ctypes\n    libc = ctypes.CDLL(None)\n    libc.shmat.restype = ctypes.c_void_p\n"
+        "    for _ in range(8):\n"  # each is let go, and stays
+        "        place = libc.shmat(libc.shmget(0, 10**8, 0o1600), None, 0)\n"
+        "        assert place != 2**64 - 1\n        ctypes.memset(place, 1, 10**8)\n"
+        "        libc.shmdt(ctypes.c_void_p(place))\n    return x + 1\n",
+        "failed",
+    ),
+    "files without a name": (
+        "    import os\n    kept = [os.memfd_create('a') for _ in range(50)]\n"
+        "    for file in kept:\n        os.write(file, bytes(10**7))\n    return x + 1\n",
+        "error",
+    ),
     "full folder": (
         "    for i in range(10**6):\n"
         "        with open(f'MARK{i}', 'wb') as file:\n            file.write(bytes(10**6))\n",

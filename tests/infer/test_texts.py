@@ -72,8 +72,9 @@ def test_a_translator_writes_and_reads_no_more_than_it_can(tmp_path: Path):
         predictor.predict([("a", "b")])
 
 
-def test_hidden_words_are_named(tmp_path: Path):
-    predictor = loaded(encoder(tmp_path / "m", "masked_lm"))
+@pytest.mark.parametrize("head", ["masked_lm", "pretraining"])
+def test_hidden_words_are_named(tmp_path: Path, head: str):
+    predictor = loaded(encoder(tmp_path / "m", head))
     answers = predictor.predict(["the [MASK] was good", "[MASK] and [MASK]"])
     assert [len(answer["masks"]) for answer in answers] == [1, 2]
     for mask in (mask for answer in answers for mask in answer["masks"]):
@@ -83,6 +84,35 @@ def test_hidden_words_are_named(tmp_path: Path):
         UsageError, match=r"must have \[MASK\] in the place of each hidden word, but 'the film' has none"
     ):
         predictor.predict("the film")
+
+
+def test_the_likeliest_words_are_those_of_the_model_whatever_is_beside(tmp_path: Path):
+    predictor = loaded(encoder(tmp_path / "m", "pretraining"))
+    tokenizer = predictor.tokenizer
+    ids = [tokenizer.id_of("[CLS]"), *tokenizer.encode("the"), tokenizer.id_of("[MASK]"), *tokenizer.encode("was good")]
+    tokens = torch.tensor([[*ids, tokenizer.id_of("[SEP]")]])
+    with torch.no_grad():
+        logits = predictor.model.over_words(predictor.model.features(tokens, torch.tensor([tokens.shape[1]])))
+    best = logits[0, ids.index(tokenizer.id_of("[MASK]"))].softmax(-1).topk(5)
+    for texts in (["the [MASK] was good"], ["the [MASK] was good", "who [MASK] it in rome " * 3]):
+        [mask] = predictor.predict(texts)[0]["masks"]
+        assert [each["word"] for each in mask] == [tokenizer.backend.id_to_token(n) for n in best.indices.tolist()]
+        assert [each["probability"] for each in mask] == pytest.approx(best.values.tolist(), abs=1e-5)
+
+
+def test_a_hidden_word_is_one_token_and_must_be_among_those_that_are_read(tmp_path: Path):
+    predictor = loaded(encoder(tmp_path / "m", "masked_lm"))
+    room = predictor.task.seq_len - 2
+    [word] = predictor.tokenizer.encode("film")
+    assert word
+    assert len(predictor.predict("film " * (room - 1) + "[MASK]")["masks"]) == 1
+    assert predictor.cut == 0
+    assert len(predictor.predict("[MASK] " + "film " * room)["masks"]) == 1
+    assert predictor.cut == 1
+    with pytest.raises(
+        UsageError, match=rf"must have \[MASK\] among its first {room} tokens, as no more are read, but"
+    ):
+        predictor.predict("film " * room + "[MASK]")
 
 
 def test_empty_texts_are_refused(tmp_path: Path):

@@ -24,12 +24,14 @@ LABELS = {
     "spans": None,
     "sentence": None,
     "masked_lm": None,
+    "pretraining": None,
 }
 TASKS = {
     "classify": "text_classification",
     "tag": "token_classification",
     "spans": "question_answering",
     "masked_lm": "masked_lm",
+    "pretraining": "masked_lm",
 }
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dougong.checkpoint.convert import dialect_of
 from dougong.checkpoint.weights import load_model, save_model
+from dougong.core.errors import FileError
 
 TOLERANCE = 1e-5
 TOKENS = torch.randint(0, 97, (3, 40), generator=torch.Generator().manual_seed(5))
@@ -96,6 +100,21 @@ def assert_every_form_opens(reference: nn.Module, folder: Path) -> None:
     if reference.config.tie_word_embeddings:
         bare = saved(reference.base_model, folder / "bare")
         torch.testing.assert_close(load_model(bare)(TOKENS), logits, rtol=0, atol=TOLERANCE)
+
+
+def assert_old_files_open(reference: nn.Module, folder: Path, computed: Mapping[str, Tensor]) -> None:
+    """Asserts that what old versions saved beside the weights, of names within the trunk, is passed over."""
+    model = load_model(saved(randomised(reference), folder))
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    prefix = "" if reference.base_model is reference else f"{reference.base_model_prefix}."
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    more = {f"{prefix}{name}": tensor for name, tensor in computed.items()}
+    save_file(tensors | more, path, metadata={"format": "pt"})
+    assert all(torch.equal(tensor, kept[name]) for name, tensor in load_model(folder).state_dict().items())
+    save_file(tensors | {f"{prefix}another.bias": torch.ones(3)}, path, metadata={"format": "pt"})
+    with pytest.raises(FileError, match=f"1 is unknown .{prefix}another.bias"):  # the control
+        load_model(folder)
 
 
 def assert_classifier_parity(reference: nn.Module, folder: Path) -> None:

@@ -209,6 +209,10 @@ def test_dropout_goes_there_and_back(tmp_path: Path) -> None:
         ({"architectures": None}, "config.json must have architectures"),
         ({"hidden_act": "mish"}, "hidden_act in config.json must be one of"),
         ({"architectures": ["BertForQuestionAnswering"], "num_labels": 3}, "num_labels in config.json must be 2"),
+        (
+            {"architectures": ["BertForSequenceClassification"], "problem_type": "multi_label_classification"},
+            "problem_type in config.json must be single_label_classification",
+        ),
         ({"num_attention_heads": 5}, "must describe a model, but does not: num_heads must divide dim"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",

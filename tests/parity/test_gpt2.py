@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 from torch import nn
 
 from tests.parity.reference import (
     TOKENS,
     assert_classifier_parity,
     assert_every_form_opens,
+    assert_old_files_open,
     assert_opens_in_transformers,
     assert_parity,
 )
@@ -46,6 +48,15 @@ def test_logits_and_gradients_equal_and_folder_goes_back(case: str, tmp_path: Pa
 
 def test_every_form_of_folder_opens(tmp_path: Path) -> None:
     assert_every_form_opens(reference(), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["GPT2LMHeadModel", "GPT2Model", "GPT2ForSequenceClassification"])
+def test_old_files_with_causal_masks_open(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    masks = {f"h.{layer}.attn.bias": torch.ones(1, 1, 64, 64) for layer in range(3)}
+    masks |= {f"h.{layer}.attn.masked_bias": torch.tensor(-1e4) for layer in range(3)}
+    assert_old_files_open(getattr(transformers, kind)(transformers.GPT2Config(**SMALL)), tmp_path, masks)
 
 
 def test_a_classifier_equals_theirs_and_goes_back(tmp_path: Path) -> None:

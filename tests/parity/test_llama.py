@@ -14,6 +14,7 @@ from tests.parity.reference import (
     TOKENS,
     assert_classifier_parity,
     assert_every_form_opens,
+    assert_old_files_open,
     assert_opens_in_transformers,
     assert_parity,
     randomised,
@@ -60,6 +61,14 @@ def test_logits_and_gradients_equal_and_folder_goes_back(case: str, tmp_path: Pa
     theirs = reference(**CASES[case])
     ours = assert_parity(theirs, tmp_path / "theirs")
     assert_opens_in_transformers(theirs, ours, tmp_path / "ours")
+
+
+@pytest.mark.parametrize("kind", ["LlamaForCausalLM", "LlamaForSequenceClassification"])
+def test_old_files_with_frequencies_open(kind: str, tmp_path: Path) -> None:
+    import transformers
+
+    turning = {f"layers.{layer}.self_attn.rotary_emb.inv_freq": torch.ones(4) for layer in range(3)}
+    assert_old_files_open(getattr(transformers, kind)(transformers.LlamaConfig(**SMALL)), tmp_path, turning)
 
 
 def test_a_classifier_equals_theirs_and_goes_back(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from typing import Any
 
@@ -75,9 +76,16 @@ def bought(plan: Setting, there: float = 12e6) -> dict[str, Any]:
     return {one.name: one for one in levers(plan, there, 4, largest_batch(plan, there).value)}
 
 
-def test_levers_buy_what_a_step_with_them_saves() -> None:
+@functools.cache
+def usual() -> tuple[Setting, dict[str, Any]]:
+    """The setting that several tests ask for its levers, which takes seconds."""
     plan = setting()
-    plain, found = plan.memory(4).peak, bought(plan)
+    return plan, bought(plan)
+
+
+def test_levers_buy_what_a_step_with_them_saves() -> None:
+    plan, found = usual()
+    plain = plan.memory(4).peak
     assert set(found) == {
         "recomputation",
         "accumulation, microbatches of 2",
@@ -101,8 +109,8 @@ def test_levers_buy_what_a_step_with_them_saves() -> None:
 
 
 def test_an_adapter_takes_what_its_lever_says() -> None:
-    plan = setting()
-    lever = bought(plan)["LoRA of rank 8"]
+    plan, found = usual()
+    lever = found["LoRA of rank 8"]
     assert lever.option == "adapter.rank=8"
     adapted = dataclasses.replace(plan, model=Adapted(plan.model, LoraConfig(rank=8)))
     assert abs(adapted.memory(4).peak - lever.bytes) < 1e-3 * lever.bytes  # 16 bytes of one number

@@ -243,6 +243,25 @@ def test_one_weight_of_a_model_is_named(base: Path, copy: Path) -> None:
     assert "differs by 2.5e-01 at most" in diff(base, copy).sentence
 
 
+@pytest.mark.parametrize(
+    "name", ["tokenizer.json", "tokenizer_config.json", "source.spm", "vocab.json", "source_tokenizer/tokenizer.json"]
+)
+def test_every_file_of_a_tokenizer_is_compared(name: str, base: Path, copy: Path, tmp_path: Path) -> None:
+    (copy / "model" / "manifest.json").unlink()
+    other = Path(shutil.copytree(copy, tmp_path / "other"))
+    assert verdicts(diff(copy, other))["tokenizer"] == "same"
+    for folder, content in ((copy, "one"), (other, "another")):
+        (folder / "model" / name).parent.mkdir(exist_ok=True)
+        (folder / "model" / name).write_text(content)
+    doctored(other, lambda record: record.update(loss=9.0) if later(record, 2) else None)
+    found = diff(copy, other)
+    assert verdicts(found)["tokenizer"] == "differs"
+    assert found.sentence.startswith(f"The runs part at step 2: the tokenizer differs (tokenizer {name} ")
+    (other / "model" / name).unlink()
+    [finding] = [finding for finding in diff(copy, other).findings if finding.what == "tokenizer"]
+    assert finding.rows[f"tokenizer {name}"].b is None
+
+
 def test_the_last_attempt_of_a_step_counts(base: Path, copy: Path) -> None:
     for left in ("checkpoints/step-00000008", "model"):
         shutil.rmtree(copy / left)

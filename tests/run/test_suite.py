@@ -18,10 +18,11 @@ import pytest
 import dougong
 from dougong.cli import app
 from dougong.cli.failure import run_guarded
-from dougong.core.errors import DougongError, FileError, UsageError
+from dougong.core.errors import DougongError, FileError, ResourceError, UsageError
 from dougong.run import exam
 from dougong.run.exam import Examiner, allowance
 from dougong.run.problems import Problem, read_solutions, read_suite
+from dougong.run.suite import _Lines
 from tests.conftest import shared
 from tests.faults import hostile, programs
 from tests.faults.programs import examined, problem, write_lines
@@ -114,6 +115,17 @@ def test_what_a_program_raises_reaches_the_test_by_its_name(tmp_path: Path) -> N
     verdict = examined(tmp_path, "    return (\n")
     assert verdict.kind == "error"
     assert verdict.reason.startswith("the program raised SyntaxError: '(' was never closed")
+
+
+def test_programs_and_tests_are_plain_python_of_this_version(tmp_path: Path) -> None:
+    """What the script that runs them imports from __future__ would change their annotations."""
+    body = "    def g(y: int): return y\n    return x + (g.__annotations__ == {'y': int})\n"
+    test = (
+        "from dataclasses import dataclass\n\n\n@dataclass\nclass Given:\n    x: int\n\n\n"
+        "def check(candidate):\n    assert Given.__annotations__ == {'x': int}\n"
+        "    assert candidate(Given(1).x) == 2\n"
+    )
+    assert examined(tmp_path, body, test=test).kind == "passed"
 
 
 def test_draws_of_program_and_tests_are_the_same_each_time(tmp_path: Path) -> None:
@@ -227,9 +239,21 @@ def test_what_is_there_is_not_examined_again_and_with_other_options_refused(
     (tmp_path / "other.jsonl").write_text(files["suite"].read_text().replace("after x", "behind x"))
     with pytest.raises(UsageError, match="suite is another|solutions is another"):
         dougong.evaluate_code(suite=tmp_path / "other.jsonl", solutions=files["solutions"], to=kept)
-    (kept / "verdicts.jsonl").write_text("[]\n")
-    with pytest.raises(UsageError):
-        dougong.evaluate_code(**files, to=kept)
+    path = tmp_path / "new" / "verdicts.jsonl"
+    for line in ("[]", '{"task_id": [], "sample": 0, "verdict": "a", "reason": ""}', '{"task_id": "p0", "sample": 0}'):
+        path.write_text(line + "\n")
+        with pytest.raises(FileError, match=r"must hold lines of samples, but .* is none. Remove the file"):
+            _Lines(path, ("verdict", "reason"))
+
+
+def test_a_full_disk_is_told_as_such(tmp_path: Path) -> None:
+    with _Lines(tmp_path / "verdicts.jsonl", ("verdict", "reason")) as lines:
+        lines.add(("a", 0), "passed", "")
+        lines._file.close()
+        lines._file = open("/dev/full", "ab", buffering=0)  # noqa: SIM115
+        with pytest.raises(ResourceError, match=r"verdicts.jsonl cannot be written: No space left on device"):
+            lines.add(("a", 1), "passed", "")
+        assert lines.rows == {("a", 0): ("passed", "")}
 
 
 def test_a_folder_in_use_is_refused(tmp_path: Path) -> None:
@@ -301,6 +325,11 @@ def test_another_model_is_not_gone_on_with(run: Path, tmp_path: Path) -> None:
     hostile.edited(other / "config.json", resid_pdrop=0.25)
     with pytest.raises(UsageError, match="model is another"):
         dougong.evaluate_code(other, **options)
+    (other / "adapter").mkdir()
+    hostile.edited(other / "config.json", resid_pdrop=0.0)
+    (other / "adapter" / "adapter_model.safetensors").write_bytes(b"another")
+    with pytest.raises(UsageError, match="model is another"):  # of the same weights, but with an adapter beside them
+        dougong.evaluate_code(other, **options)
     with pytest.raises(UsageError, match="must be in a run, to keep samples there, but is not. Add --to FOLDER"):
         dougong.evaluate_code(other, suite=suite)
 
@@ -312,11 +341,13 @@ REFUSED: dict[str, tuple[list[str], str]] = {
     "nothing": ([], "a model or solutions must be evaluated, but neither is"),
     "both": (["RUN", "--solutions=SOLUTIONS"], "but both are given"),
     "idle": (["--solutions=SOLUTIONS", "--temperature=1"], "temperature must be left out"),
+    "idle run": (["--solutions=SOLUTIONS", "--run=RUN"], "run must be left out"),
     "greedy": (["RUN", "--samples=2", "--temperature=0"], "--samples above 1 have no effect with temperature 0"),
     "greedy top-p": (["RUN", "--top-p=0.5"], "--top-p has no effect with temperature 0"),
     "set": (["RUN", "--set=train.steps=1"], "--set has no effect with --suite"),
     "workers": (["--solutions=SOLUTIONS", "--workers=0"], "--workers must be at least 1"),
     "timeout": (["--solutions=SOLUTIONS", "--timeout=0"], "--timeout must be greater than 0.0"),
+    "long timeout": (["--solutions=SOLUTIONS", "--timeout=1e12"], "--timeout must be at most 86400.0"),
 }
 
 

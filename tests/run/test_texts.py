@@ -13,7 +13,7 @@ from dougong.data.source import Tally
 from dougong.infer.predict import load_predictor
 from dougong.infer.texts import TextPredictor
 from dougong.run.prediction import predict
-from dougong.run.texts import answers, named
+from dougong.run.texts import _groups, answers, named
 from tests.infer.texts import TEXTS, encoder
 
 
@@ -35,6 +35,7 @@ def test_arguments_are_texts_files_and_standard_input(tmp_path: Path):
     assert named("a film") == "a film"
     assert named("-") == Path("-")
     assert named("film") == "film"
+    assert named("") == ""
     assert named("either/or") == "either/or"
     for absent in (str(tmp_path / "none.txt"), "reviews.txt", str(tmp_path / "none")):
         with pytest.raises(UsageError, match="must be a text or a file of them, but does not exist. Check the path."):
@@ -65,6 +66,22 @@ def test_bad_lines_stop_or_are_counted(classifier: Path, tmp_path: Path):
     assert (tally.read, tally.used, len(tally.quarantined)) == (3, 2, 1)
 
 
+def test_a_line_with_one_text_of_two_is_bad(tmp_path: Path):
+    model = encoder(tmp_path / "model", "spans")
+    path = tmp_path / "lines.tsv"
+    path.write_text("who is good ?\tthe film is good\nwho is bad ?\t \nwho ?\tthe film\n")
+    with pytest.raises(FileError, match=r"lines.tsv, line 2: a line must have two texts with a tab between, but has"):
+        predict(model, path, precision="fp32", device="cpu")
+    tally = Tally(1)
+    found = list(answers(predictor(model), [path], tally))
+    assert [each["context"] for each in found] == ["the film is good", "the film"]
+    assert (tally.read, tally.used, len(tally.quarantined)) == (3, 2, 1)
+    command = [sys.executable, "-m", "dougong", "predict", str(model), "-", "--device", "cpu"]
+    done = subprocess.run(command, input=path.read_bytes(), capture_output=True, check=False)
+    assert done.returncode == 3
+    assert b"standard input, line 2: a line must have two texts with a tab between, but has one" in done.stderr
+
+
 def test_standard_input_is_answered_as_it_comes(classifier: Path):
     command = [sys.executable, "-m", "dougong", "predict", str(classifier), "-", "--json", "--device", "cpu"]
     with subprocess.Popen(
@@ -82,6 +99,14 @@ def test_standard_input_is_answered_as_it_comes(classifier: Path):
         process.stdin.close()
         assert json.loads(process.stdout.readline())["input"] == "a film without a line end"
         assert process.wait(60) == 0
+
+
+def test_texts_before_a_file_change_nothing_in_how_it_is_read(tmp_path: Path):
+    """More of them than go together would otherwise have the whole file read before its first answer."""
+    path = tmp_path / "lines.txt"
+    path.write_text("a film\n" * 9)
+    groups = [len(group) for group in _groups(["text"] * 5 + [path], Tally(), 2, None)]
+    assert (sum(groups), max(groups)) == (14, 2)
 
 
 def test_what_concerns_detectors_is_refused(classifier: Path):

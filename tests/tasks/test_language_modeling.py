@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from dougong.core.contracts import Provable
-from dougong.data.examples import TokenRow
+from dougong.core.errors import UsageError
+from dougong.data.examples import LabelledText, TokenRow
 from dougong.nn.losses import cross_entropy_by_formula
 from dougong.tasks.language_modeling import LanguageModeling, LanguageModelingConfig
 
@@ -164,6 +165,15 @@ def test_build_takes_shapes_from_the_model_and_bytes_from_the_data() -> None:
     assert built.example_batch(2)["tokens"].device.type == "meta"
     assert built.decode([0, 1]) == "ab"
     assert LanguageModelingConfig().build(model).decode(torch.tensor([3, 4])) == [3, 4]
+
+
+def test_data_that_is_no_running_text_is_refused_in_one_sentence() -> None:
+    model = SimpleNamespace(name="gpt", max_seq_len=8, vocab_size=300)
+    data = SimpleNamespace(validation=[LabelledText(np.array([5]), 0)], source="reviews.tsv")
+    said = "language_modeling needs running text, but reviews.tsv has texts with a class each. Choose other data."
+    with pytest.raises(UsageError, match=said):
+        LanguageModelingConfig().build(model, data)
+    assert LanguageModelingConfig().build(model, SimpleNamespace(validation=stream(), source="here"))
 
 
 def test_chance_is_the_logarithm_of_the_vocabulary() -> None:

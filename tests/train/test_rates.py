@@ -79,6 +79,19 @@ def test_layer_wise_rates_fall_from_the_head_to_the_stem() -> None:
     assert both["trunk.stem.mixed.convolution.weight"] == 0.5
 
 
+def test_what_stands_between_two_stacks_is_not_the_head() -> None:
+    """Of a translator the target's embedding and the encoder's last norm stand before the decoder."""
+    from dougong.models.seq2seq import SMALL, Seq2SeqConfig
+
+    model = validate(Seq2SeqConfig, SMALL["norm-first"] | {"num_layers": 2, "num_decoder_layers": 3}).build()
+    found = rates(model, validate(TrainConfig, {"layer_decay": 0.5}))
+    assert found["source_embedding.weight"] == 0.5**6
+    assert found["encoder.blocks.1.attention.qkv.weight"] == found["encoder.final_norm.weight"] == 0.5**4
+    assert found["token_embedding.weight"] == 0.5**4
+    assert found["decoder.blocks.0.attention.qkv.weight"] == 0.5**3
+    assert not {"decoder.final_norm.weight", "unembedding.weight"} & found.keys()
+
+
 @pytest.mark.parametrize(
     ("train", "sentence"),
     [

@@ -32,8 +32,11 @@ _BEGIN = "base_model.model."
 _NOT_BUILT = (
     "use_dora", "lora_bias", "alpha_pattern", "layer_replication", "target_parameters", "trainable_token_indices",
     "alora_invocation_tokens", "use_qalora", "use_bdlora", "arrow_config", "kasa_config", "velora_config",
+    "monteclora_config",
 )  # fmt: skip
 """Settings of theirs that make another computation of it, if they are set."""
+_BESIDE_THE_MODEL = (None, True, False, "gaussian", "orthogonal", "eva", "mica")
+"""Beginnings of theirs that leave the model as it was; PiSSA and its like first take a part of the weights away."""
 
 
 @dataclass(frozen=True)
@@ -93,13 +96,13 @@ def written(adapter: Adapter, tensors: Mapping[str, Tensor], layout: Layout, pre
             targets.append(theirs)
             turned = turned or piece.transposed
             found[f"{_BEGIN}{theirs}.lora_A.weight"] = down
-            found[f"{_BEGIN}{theirs}.lora_B.weight"] = _rows(piece, up)
+            found[f"{_BEGIN}{theirs}.lora_B.weight"] = rows(piece, up)
     names = [piece.name for pieces in layout.values() for piece in pieces]
     whole = sorted({_module(piece.name) for name in adapter.full for piece in layout[name]})
     for name, pieces in layout.items():
         for piece in pieces:
             if _module(piece.name) in whole:
-                tensor = _rows(piece, tensors[name])
+                tensor = rows(piece, tensors[name])
                 found[_BEGIN + piece.name] = tensor.T if piece.transposed else tensor
     settings = {
         "peft_type": "LORA",
@@ -158,7 +161,7 @@ def merge(folder: Path, tensors: Mapping[str, Tensor], layout: Layout, dialect: 
     for plain, pair in halves.items():
         name, piece = wanted[plain]
         if name in tensors:
-            _add(folder, settings, _rows(piece, tensors[name]), pair)
+            _add(folder, settings, rows(piece, tensors[name]), pair)
 
 
 def _settings(folder: Path) -> Mapping[str, Any]:
@@ -170,6 +173,12 @@ def _settings(folder: Path) -> Mapping[str, Any]:
     others = [key for key in _NOT_BUILT if settings.get(key)] + ["bias"] * (settings.get("bias", "none") != "none")
     if others:
         raise FileError(f"{path} must describe plain LoRA, but sets {', '.join(others)}: that is not built here.")
+    begun = settings.get("init_lora_weights")
+    if begun not in _BESIDE_THE_MODEL:
+        raise FileError(
+            f"{path} must be of an adapter beside a model as it was, but init_lora_weights is {begun!r}, which changes "
+            "the model's own weights. Merge it with peft, or convert it to plain LoRA there."
+        )
     if not isinstance(settings.get("lora_alpha"), int | float):
         raise FileError(f"{path} must have a number lora_alpha, but it is {settings.get('lora_alpha')!r}.")
     if not (folder / _WEIGHTS).exists():
@@ -201,7 +210,7 @@ def _add(folder: Path, settings: Mapping[str, Any], weight: Tensor, pair: Mappin
 
 
 def _replace(folder: Path, piece: Piece, ours: Tensor, theirs: Tensor) -> None:
-    mine, given = _rows(piece, ours), theirs.T if piece.transposed else theirs
+    mine, given = rows(piece, ours), theirs.T if piece.transposed else theirs
     if mine.shape != given.shape:
         raise FileError(
             f"{folder / _WEIGHTS} must fit the model, but {piece.name} is {list(theirs.shape)}. Take the adapter that "
@@ -210,7 +219,8 @@ def _replace(folder: Path, piece: Piece, ours: Tensor, theirs: Tensor) -> None:
     mine.copy_(given)
 
 
-def _rows(piece: Piece, ours: Tensor) -> Tensor:
+def rows(piece: Piece, ours: Tensor) -> Tensor:
+    """Returns the part of our tensor that a piece is; a view."""
     return ours if piece.rows is None else ours[slice(*piece.rows)]
 
 

@@ -32,6 +32,8 @@ SHARD_BYTES = 5_000_000_000
 SEALED = seal.Terms({"README.md"}, (".safetensors", ".json"), files.member)
 # What transformers looks for apart from config.json, to generate.
 _OF_GENERATION = ("decoder_start_token_id", "forced_eos_token_id", "pad_token_id")
+# What a model that goes on with weights may have otherwise: its head, its room, what is drawn; and what is nested.
+_FREE = "head|num_classes|.*_id|.*vocab_size|max_seq_len|.*dropout|.*init.*|prior|tie_.*|image_.*|input|stages|trunk"
 _TYPE_NAMES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16", torch.float16: "float16"}
 
 
@@ -127,10 +129,6 @@ def load_weights(model: nn.Module, folder: str | Path, fresh: Sequence[str] = ()
     same_family = isinstance(model.config, type(config))
     heads = _heads(model, config) if same_family else {}
     with opened(folder) as stored:
-        if not new and same_family and not heads:
-            _copy(model, _match(folder, dialect, model, stored))
-            _add_adapter(folder, dialect, model, ours)
-            return []
         with _explained(folder, "must describe a model that can be built"), torch.device("meta"):
             source = config.build()
         parts, theirs = _match(folder, dialect, source, stored), source.state_dict()
@@ -143,10 +141,22 @@ def load_weights(model: nn.Module, folder: str | Path, fresh: Sequence[str] = ()
         taken = {name: ours[name] for name in offered if name in ours and name not in new}
         _copy(model, [part for part in [*parts, *spare] if part.ours in taken])
         _add_adapter(folder, dialect, source, taken)
+        if same_family:
+            _warn_of_other(folder, _values(model), _values(source))
     if left:
         parts_left = [like for like in heads if any(fnmatchcase(name, like) for name in left)]
         log.say(f"left out of {folder}: {', '.join(parts_left)} of its head {config.head}")
     return new
+
+
+def _warn_of_other(folder: Path, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Warns of what the folder's model computes otherwise, though its tensors have the same shapes."""
+    names = [name for name, value in ours.items() if value != theirs.get(name) and not re.fullmatch(_FREE, name)]
+    if names:
+        said, mine = (", ".join(f"{name}: {values.get(name)}" for name in names) for values in (theirs, ours))
+        log.warn(
+            f"{folder} was trained with {said}, but the model has {mine}. Take the folder's, unless that is meant."
+        )
 
 
 def _heads(model: Any, config: Any) -> Mapping[str, str]:
@@ -189,10 +199,9 @@ def _complain_of_other(
     try:
         _complain(folder, {"missing": missing, "unknown": unknown, "of another shape": shapes})
     except FileError as error:
-        raise FileError(
-            f"{str(error).rpartition('. Take')[0]}. Name what is to start anew in init_new, or choose the model that "
-            "these weights are of."
-        ) from None
+        told = str(error).rpartition(". Take")[0].replace("of its config.json", "of the model", 1)
+        advice = "Name what is to start anew in init_new, or choose the model that these weights are of."
+        raise FileError(f"{told}. {advice}") from None
 
 
 def read_config(folder: str | Path) -> Config:
@@ -374,7 +383,8 @@ def _match(folder: Path, dialect: ModuleType, model: nn.Module, stored: Mapping[
 def _full_name(dialect: ModuleType, name: str, wanted: Mapping[str, Any]) -> str:
     """Returns the name of a tensor as the dialect has it today, with the prefix that some writers leave out."""
     name = dialect.renamed(name) if hasattr(dialect, "renamed") else name
-    return name if name in wanted or name in dialect.TIED else dialect.PREFIX + name
+    plain = name in wanted or name in dialect.TIED or name.startswith(dialect.PREFIX)
+    return name if plain else dialect.PREFIX + name
 
 
 def _complain(folder: Path, faults: Mapping[str, Sequence[str]]) -> None:
@@ -419,11 +429,6 @@ def _foreign_shape(piece: Piece, ours: Tensor) -> tuple[int, ...]:
     return shape[::-1] if piece.transposed else shape
 
 
-def _rows(piece: Piece, ours: Tensor) -> Tensor:
-    """Returns the part of our tensor that a piece is; a view."""
-    return ours if piece.rows is None else ours[slice(*piece.rows)]
-
-
 def _turned(piece: Piece, tensor: Tensor) -> Tensor:
     """Returns a tensor in the other's orientation; a view."""
     if piece.as_row:
@@ -437,7 +442,7 @@ def _copy(model: nn.Module, parts: Sequence[_Part]) -> None:
     for part in parts:
         theirs = part.stored.read()
         theirs = theirs.flatten(1) if part.piece.window is not None else theirs
-        _rows(part.piece, ours[part.ours]).copy_(_turned(part.piece, theirs))
+        adapters.rows(part.piece, ours[part.ours]).copy_(_turned(part.piece, theirs))
 
 
 def _shards(layout: Layout, tensors: Mapping[str, Tensor], limit: int) -> list[list[tuple[str, Piece]]]:
@@ -446,7 +451,7 @@ def _shards(layout: Layout, tensors: Mapping[str, Tensor], limit: int) -> list[l
     size = 0
     for name, pieces in layout.items():
         for piece in pieces:
-            own = _rows(piece, tensors[name]).nbytes
+            own = adapters.rows(piece, tensors[name]).nbytes
             if shards[-1] and size + own > limit:
                 shards.append([])
                 size = 0
@@ -464,7 +469,8 @@ def _write_shards(
         name = "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
         # One shard at a time is copied to the CPU and turned; what needs neither is not copied.
         content = {
-            piece.name: _turned(piece, _rows(piece, tensors[ours])).detach().cpu().contiguous() for ours, piece in shard
+            piece.name: _turned(piece, adapters.rows(piece, tensors[ours])).detach().cpu().contiguous()
+            for ours, piece in shard
         }
         if number == count:
             content |= {name: torch.zeros((), dtype=torch.int64) for name in counters}

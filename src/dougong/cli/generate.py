@@ -68,7 +68,14 @@ def generate(
 def _prompts(given: list[str] | None) -> list[str]:
     if given:
         return given
-    return [""] if sys.stdin.isatty() else [sys.stdin.read()]
+    if sys.stdin.isatty():
+        return [""]
+    try:
+        return [sys.stdin.read()]
+    except UnicodeDecodeError as error:
+        from dougong.core.errors import FileError
+
+        raise FileError(f"standard input must be UTF-8 text, but is not: {error}. Give text.") from error
 
 
 def _open(source: str, run: str | None, precision: str, device: str, options: dict[str, Any]) -> Any:

@@ -28,9 +28,9 @@ _NAMES = {
 }
 
 
-def show_json(value: Any) -> None:
-    """Prints a value as JSON; what is not finite is null."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
+def show_json(value: Any, indent: int | None = 2) -> None:
+    """Prints a value as JSON, at once; what is not finite is null. Without an indent it takes one line."""
+    print(json.dumps(_finite(value), indent=indent, ensure_ascii=False), flush=True)
 
 
 def _finite(value: Any) -> Any:
@@ -84,7 +84,10 @@ def show_rows(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def show_details(details: Mapping[str, Any]) -> None:
     """Prints what a task tells beyond its figures: tables by class or type, confusions, signatures, translations."""
+    show_rows([{"kind": name, **value} for name, value in details.items() if _is_row(value)])
     for name, value in details.items():
+        if _is_row(value):
+            continue
         if isinstance(value, Mapping) and all(isinstance(row, Mapping) for row in value.values()):
             show_rows([{_SINGULAR.get(name, name): key, **row} for key, row in value.items()])
         elif isinstance(value, Mapping):
@@ -94,6 +97,11 @@ def show_details(details: Mapping[str, Any]) -> None:
             show_texts(value[:_ROWS])
         else:
             show_rows(value[:_ROWS])
+
+
+def _is_row(value: Any) -> bool:
+    """Tells whether this is numbers by name, as of the questions that have no answer."""
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(cell, int | float) for cell in value.values())
 
 
 def show_texts(rows: Sequence[Mapping[str, str]]) -> None:

@@ -109,10 +109,13 @@ def _likeliest(found: Mapping[str, Any]) -> str:
 
 def _show_texts(answers: Iterable[Mapping[str, Any]], json: bool) -> None:
     """Prints the answer about each text as it comes."""
-    import json as writer
+    from dougong.cli.output import show_json
 
     for each in answers:
-        print(writer.dumps(each, ensure_ascii=False) if json else "\n".join(_lines(each)), flush=True)
+        if json:
+            show_json(each, indent=None)
+        else:
+            print("\n".join(_lines(each)), flush=True)
 
 
 def _lines(found: Mapping[str, Any]) -> list[str]:

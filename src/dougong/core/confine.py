@@ -34,7 +34,8 @@ _FILTER, _LET, _REFUSE = 22, 0x7FFF0000, 0x00050000  # prctl's word for seccomp,
 _LOAD, _EQUAL, _AT_LEAST, _ANY_OF, _ANSWER = 0x20, 0x15, 0x35, 0x45, 0x06  # words of its language
 _THREAD = 0x00010000  # a clone that is no process
 # Calls that no command needs: sockets (one that has a path is not behind the network's wall), looking into others, new
-# namespaces and mounts, keys, and doors into the kernel.
+# namespaces and mounts, keys, memory that counts for no limit (of System V, and files without a name), and doors into
+# the kernel.
 _CALLS: dict[str, tuple[int, dict[str, int]]] = {
     "x86_64": (0xC000003E, {
         "clone": 56, "fork": 57, "vfork": 58, "socket": 41, "connect": 42, "bind": 49, "socketpair": 53,
@@ -42,6 +43,7 @@ _CALLS: dict[str, tuple[int, dict[str, int]]] = {
         "unshare": 272, "setns": 308, "mount": 165, "umount2": 166, "pivot_root": 155, "chroot": 161,
         "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "mount_setattr": 442,
         "add_key": 248, "request_key": 249, "keyctl": 250, "open_by_handle_at": 304,
+        "shmget": 29, "semget": 64, "msgget": 68, "memfd_create": 319, "memfd_secret": 447,
         "bpf": 321, "perf_event_open": 298, "userfaultfd": 323,
         "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
     }),
@@ -51,6 +53,7 @@ _CALLS: dict[str, tuple[int, dict[str, int]]] = {
         "unshare": 97, "setns": 268, "mount": 40, "umount2": 39, "pivot_root": 41, "chroot": 51,
         "open_tree": 428, "move_mount": 429, "fsopen": 430, "fsconfig": 431, "fsmount": 432, "mount_setattr": 442,
         "add_key": 217, "request_key": 218, "keyctl": 219, "open_by_handle_at": 265,
+        "shmget": 194, "semget": 190, "msgget": 186, "memfd_create": 279, "memfd_secret": 447,
         "bpf": 280, "perf_event_open": 241, "userfaultfd": 282,
         "io_uring_setup": 425, "io_uring_enter": 426, "io_uring_register": 427,
     }),

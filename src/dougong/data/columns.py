@@ -6,6 +6,7 @@ may hold commas and line ends, and `.tsv`, where a quote is a letter as any othe
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,6 +23,10 @@ from dougong.data.raw import Bad
 from dougong.data.source import Tally
 
 Rows = Iterator[tuple[int, dict[str, Any] | Bad]]
+_NO_TEXT, _TOO_LONG = "\udcff", "\udcfe"
+"""Mark in the lines of tables what is no text, and a line that was not read; text has no such characters."""
+_MARKED = "dougong.marked"
+codecs.register_error(_MARKED, lambda error: (_NO_TEXT, error.end))  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -238,7 +243,7 @@ def _table(path: Path, wanted: Sequence[str], table: Table, delimiter: str) -> R
 def _cells(path: Path, encoding: str | None, delimiter: str) -> Iterator[tuple[int, list[str] | Bad]]:
     """Yields the cells of each row with the number of its first line; what cannot be decoded is marked in the text."""
     lines, found = raw.encoded_lines(path, encoding)
-    shown = ("\udcff" if line is None else line.decode(found, "surrogateescape") for line in lines)
+    shown = (_TOO_LONG if line is None else line.decode(found, _MARKED) for line in lines)
     if delimiter == "\t":
         split = (line.removesuffix("\r") for line in shown)
         yield from ((number, line.split("\t") if line else []) for number, line in enumerate(split, start=1))
@@ -258,6 +263,15 @@ def _cells(path: Path, encoding: str | None, delimiter: str) -> Iterator[tuple[i
 
 
 def _row(row: list[str], names: list[str], places: Sequence[int]) -> dict[str, Any] | Bad:
+    bad = _fault_of(row, names, places)
+    if bad is None:
+        return {names[place]: row[place] for place in places}
+    if any(_TOO_LONG in cell for cell in row):
+        return Bad(f"a line must have at most {raw.LINE:,} bytes, but this is longer")
+    return bad
+
+
+def _fault_of(row: list[str], names: list[str], places: Sequence[int]) -> Bad | None:
     if len(row) != len(names):
         return Bad(f"a row must have {len(names)} fields, but has {len(row)}")
     if row == names:
@@ -267,7 +281,7 @@ def _row(row: list[str], names: list[str], places: Sequence[int]) -> dict[str, A
             return Bad(f"the column {names[place]!r} must be in the file's encoding, but is not; set encoding")
         if "\0" in row[place]:
             return Bad(f"the column {names[place]!r} must not hold NUL, but does; the file may be binary")
-    return {names[place]: row[place] for place in places}
+    return None
 
 
 def _parquet(path: Path, wanted: Sequence[str]) -> Rows:

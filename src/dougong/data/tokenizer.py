@@ -237,6 +237,12 @@ class Tokenizer:
         """Tells whether another has the same vocabulary by design: it is this one, or the other side of one folder."""
         return other is self or (other is self.target and self._side is not None and self._side.joint)
 
+    def agrees(self, other: Tokenizer) -> bool:
+        """Tells whether each id that both have stands for the same token; either may have more."""
+        theirs = {number: token for token, number in other.backend.get_vocab(with_added_tokens=True).items()}
+        ours = self.backend.get_vocab(with_added_tokens=True).items()
+        return all(theirs.get(number, token) == token for token, number in ours)
+
     @functools.cached_property
     def fingerprint(self) -> str:
         """A hash of the vocabulary and its rules: equal fingerprints give equal ids."""

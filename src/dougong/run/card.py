@@ -22,6 +22,8 @@ _FIGURES = {
     "recall": "recall",
     "exact_match": "exact match",
     "f1": "F1",
+    "bleu": "BLEU",
+    "chrf": "chrF",
     "calibration_error": "expected calibration error",
     "map": "COCO mean average precision",
     "map_50": "mean average precision at an overlap of 0.5",

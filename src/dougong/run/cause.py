@@ -178,6 +178,8 @@ def _values(finding: Finding) -> str:
 
 
 def _words(name: str) -> str:
+    if name.startswith("tokenizer "):  # one of its files
+        return "tokenizer"
     key = name.rpartition(".")[2].partition("[")[0]
     return _WORDS.get(key, key.replace("_", " "))
 

@@ -19,6 +19,8 @@ from dougong.checkpoint.weights import load_model
 from dougong.core import files
 from dougong.core.config import path_text
 from dougong.core.errors import UsageError
+from dougong.data.marian import SOURCE_IDS, SOURCE_PIECES, TARGET_IDS, TARGET_PIECES
+from dougong.infer.predict import SOURCE_TOKENIZER
 from dougong.recipe import Recipe, load_folder
 from dougong.run.cause import ROUNDING, Finding, Lengths, Pair, sentence
 from dougong.run.checkpoints import diff_checkpoints
@@ -28,6 +30,7 @@ from dougong.train.report import read_run
 _NUMBERS = {"samples": "samples", "lr": "learning rate", "loss": "loss", "grad_norm": "gradient norm"}
 """What a step has, from cause to effect, and what it is called."""
 _NOTES = ("precision", "compile", "device")
+_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", SOURCE_PIECES, TARGET_PIECES, SOURCE_IDS, TARGET_IDS)
 
 
 @dataclass(frozen=True)
@@ -153,13 +156,18 @@ def _plan(run: _Run) -> Any:
 
 
 def _tokenizers(a: _Run, b: _Run) -> Finding:
-    paths = [run.folder / "model" / "tokenizer.json" for run in (a, b)]
-    absent = [path for path in paths if not path.exists()]
-    if len(absent) == 2 and all((path.parent / "config.json").exists() for path in paths):
-        return _finding("tokenizer", {}, "files")  # models that read no text
+    """Compares every file that a tokenizer is made of, of both sides of a translator; there may be none."""
+    absent = [run.folder for run in (a, b) if not (run.folder / "model" / "config.json").exists()]
     if absent:
-        return Finding("tokenizer", "unknown", f"{absent[0].parent.parent} has left no model yet")
-    return _finding("tokenizer", {"tokenizer": Pair(*(files.sha256(path)[:16] for path in paths))}, "files")
+        return Finding("tokenizer", "unknown", f"{absent[0]} has left no model yet")
+    one, other = (_tokenizer_files(run.folder / "model") for run in (a, b))
+    return _finding("tokenizer", {name: Pair(one.get(name), other.get(name)) for name in [*one, *other]}, "files")
+
+
+def _tokenizer_files(model: Path) -> dict[str, str]:
+    """Returns the beginning of the hash of each file, by name."""
+    names = [f"{folder}{name}" for folder in ("", f"{SOURCE_TOKENIZER}/") for name in _TOKENIZER]
+    return {f"tokenizer {name}": files.sha256(model / name)[:16] for name in names if (model / name).is_file()}
 
 
 def _histories(a: _Run, b: _Run) -> Finding:

@@ -22,6 +22,7 @@ from typing import Any
 
 from pydantic import Field
 
+from dougong.checkpoint.adapter import FOLDER as ADAPTER
 from dougong.core import files, log
 from dougong.core.config import Config, Fault, validate
 from dougong.core.device import choose_device, choose_precision
@@ -66,7 +67,7 @@ class CodeConfig(Config):
     workers: int | None = Field(default=None, ge=1)
     """How many programs are examined at a time; absent: one for each core."""
 
-    timeout: float = Field(default=10.0, gt=0)
+    timeout: float = Field(default=10.0, gt=0, le=86400)
     """Seconds that a program and its tests may take."""
 
     def faults(self) -> Iterator[Fault]:
@@ -111,7 +112,7 @@ def evaluate_code(
     """
     config = validate(CodeConfig, options)
     read = read_suite(suite)
-    given = _given(source, solutions, read, options)
+    given = _given(source, solutions, read, {"run": run, **options} if run is not None else options)
     _check_k(config, given)
     require_walls()
     with _folder(source, run, to, read.name) as folder, _locked(folder):
@@ -140,7 +141,7 @@ def _given(
         raise UsageError(f"a model or solutions must be evaluated, but {what}. Name one of the two.")
     if solutions is None:
         return None
-    if idle := [name for name in _OF_SAMPLING if name in options]:
+    if idle := [name for name in ("run", *_OF_SAMPLING) if name in options]:
         raise UsageError(f"{idle[0]} must be left out, but is given: solutions are scored as they are.")
     return read_solutions(solutions, suite)
 
@@ -187,9 +188,10 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def _identity(model: Path, config: CodeConfig) -> dict[str, Any]:
-    """Returns what decides a model's samples: its files, its precision, and the options of sampling."""
-    names = sorted(path.name for path in model.iterdir() if path.suffix in (".json", ".safetensors", ".txt"))
-    weights = {name: files.sha256(model / name) for name in names}
+    """Returns what decides a model's samples: its files and its adapter's, its precision, the options of sampling."""
+    paths = sorted([*model.iterdir(), *(model / ADAPTER).glob("*")])
+    read = [path for path in paths if path.suffix in (".json", ".safetensors", ".txt")]
+    weights = {path.relative_to(model).as_posix(): files.sha256(path) for path in read}
     precision = str(choose_precision("auto", choose_device("auto")).dtype).removeprefix("torch.")
     drawn = {"top_p": config.top_p, "max_new_tokens": config.max_new_tokens, "seed": config.seed}
     return {"model": weights, "precision": precision, "temperature": config.warmth, **drawn}
@@ -217,7 +219,7 @@ class _Lines:
     """A file of JSON objects, one for each sample, to which more are added; what a kill left of a line is removed."""
 
     def __init__(self, path: Path, keys: tuple[str, ...]):
-        self._keys, self._guard = keys, threading.Lock()
+        self._path, self._keys, self._guard = path, keys, threading.Lock()
         raw = files.read_bytes(path) if path.exists() else b""
         whole = raw[: raw.rfind(b"\n") + 1]
         if whole != raw:
@@ -234,15 +236,18 @@ class _Lines:
     def add(self, place: Place, *values: Any) -> None:
         """Adds what is known of a sample, at once."""
         row = {"task_id": place[0], "sample": place[1], **dict(zip(self._keys, values, strict=True))}
-        with self._guard:
-            self.rows[place] = values
+        with self._guard, files.explained(self._path, "written"):
             self._file.write(json.dumps(row).encode() + b"\n")
             self._file.flush()
+            self.rows[place] = values
 
     def _row(self, line: bytes, path: Path) -> tuple[Place, tuple[Any, ...]]:
         try:
             row = files.parse_json(line)
-            return (row["task_id"], row["sample"]), tuple(row[name] for name in self._keys)
+            values = tuple(row[name] for name in self._keys)
+            if not isinstance(row["task_id"], str) or not all(isinstance(value, str | None) for value in values):
+                raise TypeError("it holds what is no text")
+            return (row["task_id"], int(row["sample"])), values
         except (ValueError, KeyError, TypeError) as error:
             shown = line[:80].decode(errors="replace")
             raise FileError(f"{path} must hold lines of samples, but {shown!r} is none. Remove the file.") from error

@@ -21,6 +21,7 @@ from dougong.infer.texts import Input, TextPredictor
 STANDARD_INPUT = "-"
 _CHUNK = 1 << 16
 _SUFFIXES = (".txt", ".tsv", ".csv", ".jsonl", ".json", ".md", ".gz", ".zst", ".parquet")
+_ONE = "a line must have two texts with a tab between, but has one"
 Asked = str | tuple[str, str] | Path
 
 
@@ -32,6 +33,8 @@ def named(argument: str) -> Asked:
     """
     if argument == STANDARD_INPUT:
         return Path(argument)
+    if not argument:
+        return argument  # as a path it would be the folder here
     path = Path(argument).expanduser()
     try:
         if path.is_file():
@@ -60,12 +63,13 @@ def answers(
     """
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, but is {batch_size}.")
-    for group in _groups(asked, tally, batch_size, encoding):
+    for group in _groups(asked, tally, batch_size, encoding, predictor.task.takes[0] == 2):
         pieces = [_split(predictor, text) for text in group]
         for piece, answer in zip(pieces, predictor.answered(pieces, batch_size), strict=True):
             yield {**_told(predictor, piece), **answer}
     if predictor.cut:
-        log.warn(f"{predictor.cut:,} texts are longer than the {predictor.task.seq_len} tokens that are read: cut off")
+        what = "text is" if predictor.cut == 1 else "texts are"
+        log.warn(f"{predictor.cut:,} {what} longer than the {predictor.task.seq_len} tokens that are read: cut off")
 
 
 def _told(predictor: TextPredictor, piece: Input) -> dict[str, Any]:
@@ -83,7 +87,9 @@ def _split(predictor: TextPredictor, text: Input) -> Input:
     return (first.strip(), second.strip())
 
 
-def _groups(asked: Sequence[Asked], tally: Tally, size: int, encoding: str | None) -> Iterator[list[Input]]:
+def _groups(
+    asked: Sequence[Asked], tally: Tally, size: int, encoding: str | None, paired: bool = False
+) -> Iterator[list[Input]]:
     """Yields texts in groups that are answered at once: as many as go together, or as have come."""
     waiting: list[Input] = []
     for each in asked:
@@ -94,13 +100,17 @@ def _groups(asked: Sequence[Asked], tally: Tally, size: int, encoding: str | Non
             if waiting:
                 yield waiting
                 waiting = []
-            for come in _standard_input(tally):
+            for come in _standard_input(tally, paired):
                 yield from _chunked(come, size)
         else:
             for document in lines(each, Reading(encoding=encoding), tally):
+                if paired and "\t" not in document.text:
+                    tally.used -= 1
+                    tally.quarantine(document.name, _ONE)
+                    continue
                 waiting.append(document.text)
-                if len(waiting) == size:
-                    yield waiting
+                if len(waiting) >= size:
+                    yield from _chunked(waiting, size)
                     waiting = []
     yield from _chunked(waiting, size)
 
@@ -111,7 +121,7 @@ def _chunked(texts: Iterable[Input], size: int) -> Iterator[list[Input]]:
         yield group
 
 
-def _standard_input(tally: Tally) -> Iterator[list[Input]]:
+def _standard_input(tally: Tally, paired: bool) -> Iterator[list[Input]]:
     """Yields the lines that have come, without waiting for more than one."""
     rest, number = b"", 0
     while True:
@@ -123,6 +133,8 @@ def _standard_input(tally: Tally) -> Iterator[list[Input]]:
         for line in whole:
             number += 1
             text = line_text(line, "utf-8")
+            if not isinstance(text, Bad) and text and paired and "\t" not in text:
+                text = Bad(_ONE)
             if isinstance(text, Bad):
                 tally.quarantine(f"standard input, line {number}", str(text))
             elif text:

@@ -20,8 +20,9 @@ from dougong.checkpoint.weights import load_weights, save_model
 from dougong.core import files, log
 from dougong.core.device import choose_device, choose_precision
 from dougong.core.errors import DougongError, FileError, Preempted
+from dougong.data.tokenizer import Tokenizer
 from dougong.infer.language import LanguageModel, load_language_model
-from dougong.infer.predict import LABELS_FILE, TASK_FILE, Predictor, answers_about, load_predictor
+from dougong.infer.predict import LABELS_FILE, SOURCE_TOKENIZER, TASK_FILE, Predictor, answers_about, load_predictor
 from dougong.infer.texts import TextPredictor
 from dougong.plan.count import count, foreseen_model
 from dougong.recipe import Recipe, load, name_of
@@ -215,6 +216,8 @@ def _job(parts: Parts, folder: Path, resume: Resume | None, order: Order, watch:
     counted = count(recipe)
     log.say(f"plan: {counted.flops_per_sample * parts.sizes().size(0) / 1e9:,.1f} GFLOP a step; {watch.estimate}")
     model = new_model(recipe)
+    if recipe.init_from is not None:
+        _warn_of_other_words(model_folder(recipe.init_from), parts.data)
     plan = {**_plan(parts, dataclasses.asdict(counted)), **predicted_step(parts), **watch.figures()}
     values = anchored(recipe.values(), Path(), absolute=True)
     files.write_json(folder / "plan.json", plan)
@@ -264,6 +267,23 @@ def new_model(recipe: Recipe) -> nn.Module:
         lora.attach(model, recipe.adapter, recipe.init_new)
         lora.draw(model, recipe.train.seed)
     return model
+
+
+def _warn_of_other_words(folder: Path, data: Any) -> None:
+    """Tells the person if an id stands for one word in the data, and for another in the folder begun with."""
+    ours = getattr(data, "tokenizer", None)
+    if ours is None:
+        return
+    apart = folder / SOURCE_TOKENIZER
+    try:
+        theirs = Tokenizer.from_folder(apart if apart.is_dir() else folder)
+    except DougongError:  # the folder has none, or one that does not open: then nothing is known
+        return
+    if not ours.agrees(theirs):
+        log.warn(
+            f"data.tokenizer should be that of {folder}, whose weights stand for its words, but gives the same ids to "
+            f"others. Set data.tokenizer to {{name: file, path: {folder}}}."
+        )
 
 
 def _identity_of_adapter(recipe: Recipe, model: nn.Module) -> dict[str, Any]:

@@ -79,7 +79,8 @@ def serve(first: dict[str, Any], requests: IO[bytes], answers: IO[bytes]) -> Non
     objects: list[Any] = []
     failure: BaseException | None = None
     try:
-        exec(compile(first["program"], "program", "exec"), module.__dict__)
+        # What this file imports from __future__ is not for the program.
+        exec(compile(first["program"], "program", "exec", dont_inherit=True), module.__dict__)
     except BaseException as error:
         failure = error
     for line in requests:
@@ -190,7 +191,8 @@ def _compiled(first: dict[str, Any], ask: Callable[..., Any]) -> tuple[Any, Any,
         names = {node.id for tree in (setup, tests) for node in ast.walk(tree) if isinstance(node, ast.Name)}
         free = sorted(name for name in names if not hasattr(builtins, name))
         known.update({name: Elsewhere(["name", name], ask) for name in free})
-    return compile(setup, "setup", "exec"), compile(tests, "tests", "exec"), known
+    first_code, last_code = (compile(tree, "tests", "exec", dont_inherit=True) for tree in (setup, tests))
+    return first_code, last_code, known
 
 
 def _place_of(thing: Any) -> list[Any]:

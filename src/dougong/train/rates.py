@@ -34,7 +34,8 @@ def rates(model: nn.Module, config: TrainConfig) -> dict[str, float]:
     """Returns the multiple of the learning rate for each trainable parameter that has one; absent: 1.
 
     Layer-wise (Howard and Ruder 2018, section 3.2): with n blocks, block i (from 0) has `layer_decay^(n - i)`, what
-    stands before the first block has `layer_decay^(n + 1)`, and what stands after the last, the head, has 1.
+    stands before it and behind the block before has `layer_decay^(n - i + 1)`, and what stands after the last, the
+    head, has 1. A matrix with several uses stands where the model lists it.
 
     Raises:
         UsageError: A pattern fits no trainable parameter, or the model has no blocks to tell layers apart by.
@@ -61,11 +62,11 @@ def _depths(model: nn.Module) -> Mapping[str, int]:
     if not blocks:
         raise UsageError("train.layer_decay needs a model with blocks, but this one has none. Use train.rates.")
     owner = {id(parameter): number for number, block in enumerate(blocks) for parameter in block.parameters()}
-    depths, seen = {}, False
-    for name, parameter in model.named_parameters():
+    depths, above = {}, 0
+    for name, parameter in reversed(list(model.named_parameters())):
         number = owner.get(id(parameter))
-        seen = seen or number is not None
-        depths[name] = len(blocks) - number if number is not None else 0 if seen else len(blocks) + 1
+        above = above if number is None else len(blocks) - number
+        depths[name] = above if number is not None else above + bool(above)
     return depths
 
 

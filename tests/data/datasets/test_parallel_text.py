@@ -134,6 +134,34 @@ def test_long_pairs_are_refused_where_that_is_asked_for(tmp_path: Path):
         prepared(4, paths=[table(tmp_path, ["abcdef\tb"])], validation_paths=[path])
 
 
+@pytest.mark.parametrize("ending", ["jsonl", "json", "parquet"])
+def test_one_column_may_hold_several_languages(tmp_path: Path, ending: str):
+    path, rows = tmp_path / f"a.{ending}", [{"translation": {"en": f"word {n}", "de": f"Wort {n}"}} for n in range(60)]
+    if ending == "parquet":
+        arrow = pytest.importorskip("pyarrow")
+        pytest.importorskip("pyarrow.parquet").write_table(arrow.Table.from_pylist(rows), path)
+    else:
+        path.write_text(json.dumps(rows) if ending == "json" else "\n".join(map(json.dumps, rows)))
+    columns = {"source": "translation.en", "target": "translation.de"}
+    found, plain = prepared(paths=[str(path)], **columns), prepared(paths=[table(tmp_path, many(60))])
+    assert found.fingerprint == plain.fingerprint
+    with pytest.raises(FileError, match=r", (line|record|row) 1: a record must have the field 'es', but has only"):
+        prepared(paths=[str(path)], **{**columns, "target": "translation.es"})
+
+
+def test_rows_left_aside_are_named_and_written_down(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    path = table(tmp_path, ["alone", *many(60), "a\tb\tc"])
+    config = validate(ParallelTextConfig, {"tokenizer": BYTES, "paths": [path], "max_bad_samples": 2})
+    [count] = config.prepare(tmp_path / "cache", 64).counts
+    assert (count["read"], count["used"], count["quarantined"]) == (62, 60, 2)
+    [written] = (tmp_path / "cache").glob("parallel_text-*/quarantine.jsonl")
+    assert [json.loads(line)["where"] for line in written.read_text().splitlines()] == [
+        f"{path}, line 2",
+        f"{path}, line 63",
+    ]
+    assert f"2 bad samples are left aside, named in {written}" in capsys.readouterr().err
+
+
 def test_two_vocabularies_where_each_side_has_its_own(tmp_path: Path):
     path = table(tmp_path, many(20))
     data = prepared(paths=[path], validation_paths=[path], tokenizer={"name": "chars"}, target_tokenizer=BYTES)
@@ -157,6 +185,10 @@ def test_two_vocabularies_where_each_side_has_its_own(tmp_path: Path):
         ),
         ({"source_paths": ["a"], "target_paths": ["b"], "source": "x"}, "source has no effect, as it is for tables"),
         ({"paths": ["a"], "columns": ["x", "y"]}, "source must be one of columns, which are x, y, but is source."),
+        (
+            {"paths": ["a"], "target": "source"},
+            "target must be another column than that of source, but both are 'source'.",
+        ),
         (
             {"paths": ["a"], "validation_paths": ["b"], "validation": {"fraction": 0.5}},
             "validation has no effect where it is named what to validate on",

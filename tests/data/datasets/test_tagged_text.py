@@ -132,6 +132,24 @@ def test_universal_dependencies_give_their_forms_and_parts_of_speech(tmp_path: P
     assert other.labels == ["dep", "det", "root"]
 
 
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [("Mila\nlives\n\nhere\n", {}), (conll(SENTENCES), {"word": 2}), (conll(SENTENCES), {"tag": 0})],
+)
+def test_words_are_never_their_own_tags(tmp_path: Path, text: str, options: dict[str, Any]) -> None:
+    path = write(tmp_path / "a.conll", text)
+    with pytest.raises(
+        FileError, match=r"a\.conll, line 1: a line must have a column of words and another of tags, but"
+    ):
+        prepared(path, **options)
+
+
+def test_a_length_without_room_for_a_word_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.conll", conll(SENTENCES))
+    with pytest.raises(UsageError, match=r"data\.seq_len must have room for a token in the frame, but is 2"):
+        prepared(path, seq_len=2, tokenizer={"name": "wordpiece", "vocab_size": 60})
+
+
 def test_a_line_that_begins_like_a_comment_is_a_word_where_comments_are_off(tmp_path: Path) -> None:
     path = write(tmp_path / "a.conll", "# O\nhash O\n\nbye O\n")
     assert len(read_back(*_first(prepared(path, validation_paths=[path])))) == 1

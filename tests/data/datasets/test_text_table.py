@@ -191,6 +191,9 @@ def test_lines_of_a_class_are_framed_and_cut_alike(tmp_path: Path) -> None:
     assert (example.tokens[0], example.tokens[-1], len(example.tokens)) == (2, 3, 6)
     assert data.length(example) == 6
     assert len(made(too_long="split").train[0][0]) > len(data.train[0][0])
+    with (tmp_path / "bad.txt").open("a") as file:
+        file.write("\n  \n")
+    assert [count["left_out"] for count in made().counts] == [{"empty": 2}, {}]
     with pytest.raises(FileError, match=r"(good|bad)\.txt, line 1: a text must have at most 4 tokens"):
         made(too_long="refuse")
 

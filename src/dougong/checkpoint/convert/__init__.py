@@ -128,7 +128,14 @@ def refuse(key: str, wanted: str, found: Any) -> FileError:
 
 
 def number_of_labels(config: Mapping[str, Any]) -> int:
-    """Returns how many classes a config of transformers has; it leaves out what is its default, 2."""
+    """Returns how many classes a config of transformers has; it leaves out what is its default, 2.
+
+    Raises:
+        FileError: It names several classes at once, or a number: not the one class that our heads name.
+    """
+    problem = config.get("problem_type")
+    if problem not in (None, "single_label_classification"):
+        raise refuse("problem_type", "single_label_classification", problem)
     labels = config.get("id2label")
     return len(labels) if isinstance(labels, Mapping) else config.get("num_labels", 2)
 

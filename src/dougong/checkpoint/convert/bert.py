@@ -24,7 +24,7 @@ MODEL_TYPE = "bert"
 PREFIX = "bert."
 BARE = "BertModel"
 # Counted positions, saved by old versions; and what many files hold beyond the head that their config names.
-IGNORED = r"(bert\.)*(embeddings\.position_ids|pooler\..*|cls\.seq_relationship\..*)"
+IGNORED = r"bert\.(embeddings\.position_ids|pooler\..*|cls\.seq_relationship\..*)"
 TIED = {
     "cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",
     "cls.predictions.decoder.bias": "cls.predictions.bias",

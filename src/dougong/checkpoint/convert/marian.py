@@ -13,7 +13,7 @@ from dougong.core import log
 
 MODEL_TYPE = "marian"
 PREFIX = "model."
-IGNORED = r"(model\.)+(encoder|decoder)\.embed_positions\.weight"  # computed, but saved by old versions
+IGNORED = r"model\.(encoder|decoder)\.embed_positions\.weight"  # computed, but saved by old versions
 # Of a shared embedding old versions save each use. Where the two are apart, `shared` is in no file.
 TIED = {
     "model.encoder.embed_tokens.weight": "model.shared.weight",

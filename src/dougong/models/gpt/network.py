@@ -6,6 +6,7 @@ Knows blocks; knows no file format (see `checkpoint/convert/`), no objective and
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -88,8 +89,6 @@ class GPT(nn.Module):
         self.blocks = nn.ModuleList(Block(block_shape(config)) for _ in range(config.num_layers))
         self.final_norm = make_norm(config.norm, config.dim, config.norm_eps, config.bias)
         self.unembedding = None if config.tie_embeddings else Linear(config.dim, config.vocab_size, bias=False)
-        if config.head == "lm":  # what names a class does not go on with a text
-            self.new_cache = self._new_cache
         self.score = Linear(config.dim, config.num_classes, bias=False) if config.num_classes else None
 
     def init_weights(self, seed: int) -> None:
@@ -176,6 +175,13 @@ class GPT(nn.Module):
         if self.score is not None:
             return self.score.weight
         return self.token_embedding.weight if self.unembedding is None else self.unembedding.weight
+
+    @property
+    def new_cache(self) -> Callable[..., KVCache]:
+        """The method `_new_cache`; absent where the head names a class, which does not go on with a text."""
+        if self.config.head != "lm":
+            raise AttributeError("a classifier decodes nothing", name="new_cache", obj=self)
+        return self._new_cache
 
     def _new_cache(self, batch_size: int, max_len: int | None = None) -> KVCache:
         """Returns an empty cache for so many rows of at most `max_len` tokens (or `max_seq_len`)."""

@@ -6,7 +6,7 @@ What its config says, see `__init__.py`; how each stage is made of blocks, `leav
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -174,7 +174,6 @@ class Stack(nn.Module):
         config: What it was built from.
         stages: All stages but the head; a parameter's name says where it stands: `stages.3_conv.weight`.
         answer: The head's linear map; None where its weight is the embedding's.
-        new_cache: Only where the head is next_token: returns an empty cache to decode with.
         SPLIT: How each parameter is split over a tensor-parallel axis: as in GPT, where it has such parameters; the
             others are whole everywhere.
     """
@@ -204,8 +203,6 @@ class Stack(nn.Module):
         self.stages = maker.chain("stages", config.stages[:-1], given)
         self.answer = self._answer(check, self.stages.given)
         self._shortest = max((_needed(windows) for windows in maker.windows), default=1)
-        if isinstance(self.head_stage, heads.NextToken):
-            self.new_cache = self._new_cache
 
     def _answer(self, check: Check, given: Signal) -> Linear | None:
         stage, width = self.head_stage, given.channel
@@ -343,6 +340,13 @@ class Stack(nn.Module):
     def output_lengths(self, lengths: Int[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
         """Returns how many places of each row are left for the head: what a CTC loss wants to know."""
         return self.stages.given.length(lengths)
+
+    @property
+    def new_cache(self) -> Callable[..., TokenCache]:
+        """The method `_new_cache`; absent where the head does not go on with a text."""
+        if not isinstance(self.head_stage, heads.NextToken):
+            raise AttributeError("only the head next_token decodes", name="new_cache", obj=self)
+        return self._new_cache
 
     def _new_cache(self, batch_size: int, max_len: int | None = None) -> TokenCache:
         """Returns an empty cache for so many rows of at most `max_len` tokens (or `max_seq_len`)."""

@@ -33,13 +33,17 @@ class LanguageModelingConfig(Config):
                 where there is no text.
 
         Raises:
-            UsageError: The model does not write text.
+            UsageError: The model does not write text, or the data is something else.
         """
+        from dougong.data.examples import TokenRow
+        from dougong.tasks._fit import require_examples
+
         if getattr(model, "answers_as", None) is not None:
             raise UsageError(
                 f"the model must be one that writes text for the task {self.name}, but this {model.name} is one for "
                 f"{model.answers_as}. Set task.name to that, or choose another head or model."
             )
+        require_examples(data, self.name, TokenRow)
         return _objective().LanguageModeling(
             self, model.max_seq_len, model.vocab_size, getattr(data, "tokenizer", None)
         )

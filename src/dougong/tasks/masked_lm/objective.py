@@ -167,27 +167,28 @@ class MaskedLM:
         """Returns a text to be completed: an example, in which `[MASK]` stands for a word; a long one is cut off.
 
         Raises:
-            UsageError: No word is hidden, or the vocabulary has no token for that.
+            UsageError: No word that is read is hidden, or the vocabulary has no token for that.
         """
-        mask = tokenizer.id_of(MASK)
-        if mask is None or MASK not in text:
-            reason = f"the vocabulary has no {MASK}" if mask is None else f"{text[:60]!r} has none"
-            raise UsageError(f"a text must have {MASK} in the place of each hidden word, but {reason}. Put it in.")
-        pieces = tokenizer.encode_batch(text.split(MASK))
-        ids = [token for piece in pieces for token in (mask, *piece)][1:]
-        return [EncoderText(*tokenizer.framed(ids[: self.seq_len - tokenizer.frame_size(pair=False)]))]
+        ids, room = _masked_ids(tokenizer, text), self.seq_len - tokenizer.frame_size(pair=False)
+        if tokenizer.id_of(MASK) not in ids[:room]:
+            raise UsageError(
+                f"a text must have {MASK} among its first {room} tokens, as no more are read, but {text[:60]!r} has it "
+                "only later. Shorten what stands before it."
+            )
+        return [EncoderText(*tokenizer.framed(ids[:room]))]
 
     def too_long(self, tokenizer: Tokenizer, text: str) -> bool:
-        """Tells whether the end of a text is cut off."""
-        return len(tokenizer.encode(text)) > self.seq_len - tokenizer.frame_size(pair=False)
+        """Tells whether the end of a text is cut off; errors are those of `examples`."""
+        return len(_masked_ids(tokenizer, text)) > self.seq_len - tokenizer.frame_size(pair=False)
 
     def answers(self, model: Any, batch: Batch) -> list[dict[str, Any]]:
         """Returns for each hidden word the five likeliest tokens, with their probabilities."""
         mask = self.tokenizer.id_of(MASK)
         features = model.features(batch["tokens"], batch["lengths"], batch.get("segments"))
         found = []
-        for row, tokens in zip(features, batch["tokens"], strict=True):
-            best = model.over_words(row[tokens == mask]).float().softmax(-1).topk(min(_LIKELIEST, self.vocab_size))
+        for row, tokens, length in zip(features, batch["tokens"], batch["lengths"].tolist(), strict=True):
+            hidden = tokens[:length] == mask
+            best = model.over_words(row[:length][hidden]).float().softmax(-1).topk(min(_LIKELIEST, self.vocab_size))
             pairs = zip(best.values.tolist(), best.indices.tolist(), strict=True)
             found.append({"masks": [self._likeliest(*pair) for pair in pairs]})
         return found
@@ -216,3 +217,17 @@ class MaskedLM:
             alone = {name: tensor[:, :length] for name, tensor in wide.items()}
             forms = [replace(row, fields={**row.fields, **form}) for form in (longer, alone)]
             yield "a padded text equals the text alone (the mask of `lengths`)", forms[0], forms[1:]
+
+
+def _masked_ids(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Returns the tokens of a text in which `[MASK]` stands for hidden words.
+
+    Raises:
+        UsageError: It has none, or the vocabulary has no such token.
+    """
+    mask = tokenizer.id_of(MASK)
+    if mask is None or MASK not in text:
+        reason = f"the vocabulary has no {MASK}" if mask is None else f"{text[:60]!r} has none"
+        raise UsageError(f"a text must have {MASK} in the place of each hidden word, but {reason}. Put it in.")
+    pieces = tokenizer.encode_batch(text.split(MASK))
+    return [token for piece in pieces for token in (mask, *piece)][1:]

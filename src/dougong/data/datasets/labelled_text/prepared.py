@@ -98,4 +98,8 @@ def _read(
                 f"({tally.summary()}). {advice}"
             )
     counts = {"source": each.label, "read": tally.read, "used": tally.used, "quarantined": len(tally.quarantined)}
-    return found, {**counts, **{part: {"examples": number} for part, number in numbers.items()}}
+    return found, {
+        **counts,
+        "left_out": tally.left_out,
+        **{part: {"examples": number} for part, number in numbers.items()},
+    }

@@ -59,7 +59,7 @@ class ParallelTextConfig(Config):
     encoding: str | None = None
     """Encoding of the text; absent: UTF-8, or UTF-16 or -32 where a byte order mark says so."""
     max_bad_samples: NonNegativeInt = 0
-    """Bad rows (text that cannot be decoded, a missing side) to leave aside before reading stops."""
+    """Bad rows (text that cannot be decoded, a missing column) to leave aside before reading stops."""
     licence: str = "unknown"
     """Licence of the text, for the model card."""
 
@@ -88,6 +88,8 @@ class ParallelTextConfig(Config):
         named = self.validation_paths or self.validation_source_paths or (self.hub and self.hub.validation_split)
         if named and self.validation != HeldOutConfig():
             yield Fault("validation", "has no effect where it is named what to validate on. Remove it.")
+        if self.source == self.target:
+            yield Fault("target", f"must be another column than that of source, but both are {self.source!r}.")
         if self.columns is not None:
             for name in ("source", "target"):
                 if getattr(self, name) not in self.columns:
@@ -103,7 +105,8 @@ class ParallelTextConfig(Config):
         """Reads, splits and tokenizes the pairs.
 
         Args:
-            cache: Unused: all of it is read again each time, which takes seconds.
+            cache: Where bad rows that are left aside are written down; absent: $DOUGONG_CACHE, or `~/.cache/dougong`.
+                All of it is read again each time, which takes seconds.
             seq_len: The longest side where the config names none.
 
         Raises:
@@ -115,7 +118,7 @@ class ParallelTextConfig(Config):
             raise UsageError(
                 "the longest side must be known, but neither data.seq_len nor model.max_seq_len gives it. Set one."
             )
-        return importlib.import_module(f"{__name__}.prepared").ParallelTextData(self, length)
+        return importlib.import_module(f"{__name__}.prepared").ParallelTextData(self, length, cache)
 
 
 PART = ParallelTextConfig

@@ -15,12 +15,14 @@ from typing import Any, cast
 
 import numpy as np
 
+from dougong.core import files
 from dougong.core.errors import FileError, UsageError
 from dougong.core.log import say
-from dougong.data.columns import Table, records, refuse, text_of
+from dougong.data.columns import Record, Table, records, refuse, text_of
 from dougong.data.datasets.parallel_text import ParallelTextConfig
 from dougong.data.examples import TextPair
-from dougong.data.reading import Bad, Reading, numbered_lines
+from dougong.data.inspection import write_quarantine
+from dougong.data.reading import Bad, Reading, kind_of, numbered_lines
 from dougong.data.source import Tally
 from dougong.data.sources.files import listed
 from dougong.data.tokenizer import Tokenizer
@@ -50,7 +52,7 @@ class ParallelTextData:
         FileError: The text is broken, files are not aligned, or a part has no pair.
     """
 
-    def __init__(self, config: ParallelTextConfig, seq_len: int):
+    def __init__(self, config: ParallelTextConfig, seq_len: int, cache: Path | None = None):
         self.config, self.seq_len = config, seq_len
         tally = Tally(config.max_bad_samples)
         parts = _divided(config, tally)
@@ -65,6 +67,8 @@ class ParallelTextData:
             self.tokenizer = config.tokenizer.build(lambda: sides[0], lambda: whole[0])
             self.target_tokenizer = config.target_tokenizer.build(lambda: sides[1], lambda: whole[1]).target
         self.licence, self.source = _origin(config)
+        described = hashlib.sha256(config.model_dump_json().encode()).hexdigest()
+        write_quarantine((cache or files.cache_folder()) / f"parallel_text-{described[:16]}", self.source, tally)
         train, self.validation = (
             self._pairs(part, name) for part, name in zip(parts, ("train", "validate"), strict=True)
         )
@@ -210,13 +214,7 @@ def _read(config: ParallelTextConfig, tally: Tally, apart: bool) -> Iterator[Pai
         yield from _side_by_side(config, tally, apart)
         return
     names = (config.source, config.target)
-    wanted = list(dict.fromkeys(name.partition(".")[0] for name in names)) if config.hub is not None else list(names)
-    table = Table(columns=config.columns, encoding=config.encoding)
-    for record in (
-        config.hub.source(apart).rows(wanted, tally)
-        if config.hub is not None
-        else records(listed(tables or (), tally), wanted, table, tally)
-    ):
+    for record in _records(config, tables or (), tally, apart):
         sides = [text_of(*_place(record.values, name)) for name in names]
         bad = next((side for side in sides if isinstance(side, Bad)), None)
         if bad is not None:
@@ -226,6 +224,18 @@ def _read(config: ParallelTextConfig, tally: Tally, apart: bool) -> Iterator[Pai
         else:
             tally.used -= 1
             tally.leave_out("without one side")
+
+
+def _records(config: ParallelTextConfig, tables: Sequence[str], tally: Tally, apart: bool) -> Iterator[Record]:
+    """Yields the columns of a data set, or of tables; but for those of text, a column may hold several languages."""
+    names = [config.source, config.target]
+    whole = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    if config.hub is not None:
+        yield from config.hub.source(apart).rows(whole, tally)
+        return
+    for path in listed(tables, tally):
+        wanted = names if kind_of(path) in ("csv", "tsv") else whole
+        yield from records([path], wanted, Table(config.columns, config.encoding), tally)
 
 
 def _place(values: dict[str, Any], name: str) -> tuple[dict[str, Any], str]:

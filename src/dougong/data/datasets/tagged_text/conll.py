@@ -69,13 +69,16 @@ class Layout:
             Bad: The line has other columns than the first, or an empty one.
         """
         fields = line.split("\t") if "\t" in line else re.split(" +", line)
-        count, first = self.width or (len(fields), number)
-        self.width = count, first
+        count, where = self.width or (len(fields), number)
+        self.width = count, where
         if len(fields) != count:
-            raise Bad(f"a line must have {count} columns, as line {first} has, but has {len(fields)}")
+            raise Bad(f"a line must have {count} columns, as line {where} has, but has {len(fields)}")
         if self.names and self.names[0] == "ID" and _NO_WORD.fullmatch(fields[0]):
             return []
-        word, tag = (fields[self._place(column, count)].strip() for column in self._columns())
+        first, last = (self._place(column, count) for column in self._columns())
+        if first == last:
+            raise Bad(f"a line must have a column of words and another of tags, but both are column {first} of {count}")
+        word, tag = fields[first].strip(), fields[last].strip()
         if not word or not tag:
             raise Bad(f"a line must have a word and a tag, but its {'word' if not word else 'tag'} is empty")
         return [(word, tag)]
@@ -88,7 +91,7 @@ class Layout:
             column = self._named(column)
         if not -count <= column < count:
             raise Bad(f"a line must have a column {column} (the first is 0), but has {count} columns")
-        return column
+        return column % count
 
     def _named(self, name: str) -> int:
         if self.names is None:

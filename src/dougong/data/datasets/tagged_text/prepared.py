@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dougong.core import files
-from dougong.core.errors import FileError
+from dougong.core.errors import FileError, UsageError
 from dougong.core.log import say
 from dougong.data.classes import number_of, sorted_labels
 from dougong.data.datasets.tagged_text import TaggedTextConfig
@@ -43,7 +43,7 @@ class TaggedTextData:
         counts: Per part that is read: sentences read, used, quarantined, and examples of what it gives.
 
     Raises:
-        UsageError: A path does not exist.
+        UsageError: A path does not exist, or the length leaves no room for a word.
         FileError: A sentence is bad or too long, a part has none, or a tag is only in what is kept apart.
     """
 
@@ -87,7 +87,7 @@ class TaggedTextData:
         numbers = {label: number for number, label in enumerate(self.labels)}
         room = self.seq_len - self.tokenizer.frame_size(pair=False)
         if room < 1:
-            raise FileError(f"seq_len must have room for a token in the frame, but is {self.seq_len}. Raise it.")
+            raise UsageError(f"data.seq_len must have room for a token in the frame, but is {self.seq_len}. Raise it.")
         rows, longer = [], 0
         words = encoded(self.tokenizer, [sentence.words for sentence in part])
         for number, (sentence, tokens) in enumerate(zip(part, words, strict=True)):
