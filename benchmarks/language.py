@@ -110,7 +110,8 @@ def work_of(name: str) -> Work:
     batch, steps = setting["batch"], setting["steps"]
     if name in ENCODERS:
         encoder = BertConfig(max_seq_len=Texts.context, **setting["model"])
-        hide, texts = MaskedLMConfig().build(encoder), Texts(batch, setting["model"]["vocab_size"])
+        hide = MaskedLMConfig().build(encoder)
+        texts = Texts(hide, batch)
         shown = hidden(hide, texts)
         return Work(encoder, hide, texts, shown, "AutoModelForMaskedLM", Texts.context, batch, steps)
     decoder, rows = GPTConfig(max_seq_len=CONTEXT, **setting["model"]), Rows(batch)

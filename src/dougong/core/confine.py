@@ -170,10 +170,14 @@ def _shut_in(spec: Mapping[str, Any]) -> set[str]:
     _prctl(_NO_NEW_PRIVILEGES, 1)
     held = _landlock([*spec["readable"], "/proc/self"], spec["writable"])
     architecture, calls = _CALLS.get(os.uname().machine, (0, {}))
+    if not calls:
+        return held
     forbidden = [number for name, number in calls.items() if name not in ("clone", "fork", "vfork")]
+    if spec["folder_bytes"] is None:  # who has no folder of its own may want such files in its place
+        forbidden.remove(calls["memfd_create"])
     if not spec["children"]:
         forbidden += [number for name, number in calls.items() if name in ("fork", "vfork")]
-    return held | _forbid(architecture, forbidden, calls["clone"], spec["children"]) if calls else held
+    return held | _forbid(architecture, forbidden, calls["clone"], spec["children"])
 
 
 def _limit(kind: int, most: int) -> None:
