@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -66,6 +68,34 @@ def test_a_process_that_fails_is_told_of(subject: Subject) -> None:
     result = found(CLAIM, lambda: processes(broken))
     assert (result.verdict, result.exit_code) == ("failed", 6)
     assert "process 0 must finish, but ended with code 1" in result.detail
+
+
+@pytest.mark.parametrize(("large", "at_once"), [(0, 1), (1 << 40, 2)])
+def test_processes_of_a_large_model_take_turns(
+    subject: Subject, monkeypatch: pytest.MonkeyPatch, large: int, at_once: int
+) -> None:
+    """Both at once would want their memory at once."""
+    started: list[subprocess.Popen[str]] = []
+    alive: list[int] = []
+    sound = module._started
+
+    def counted(folder: Path, rank: int) -> subprocess.Popen[str]:
+        started.append(sound(folder, rank))
+        alive.append(sum(peer.poll() is None for peer in started))
+        return started[-1]
+
+    monkeypatch.setattr(module, "LARGE", large)
+    monkeypatch.setattr(module, "_started", counted)
+    assert processes(subject).verdict == "passed"
+    assert (len(started), max(alive)) == (2, at_once)
+
+
+def test_a_process_that_is_killed_is_told_of(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
+    die = [sys.executable, "-c", "import os; os.kill(os.getpid(), 9)"]
+    monkeypatch.setattr(module, "_started", lambda *_: subprocess.Popen(die, stderr=subprocess.PIPE, text=True))
+    result = found(CLAIM, lambda: processes(subject))
+    assert (result.verdict, result.exit_code) == ("failed", 6)
+    assert "process 0 must finish, but was killed by SIGKILL, as the system does when memory runs out" in result.detail
 
 
 def test_a_batch_of_one_is_not_shared(made: Callable[..., Subject]) -> None:

@@ -104,6 +104,20 @@ MISTAKES: list[tuple[str, Prepare, list[str], int, str]] = [
         "error[E-FILE]: mine.txt, line 2: text must be UTF-8, but byte 0xE9 at offset 1 is not",
     ),
     (
+        "gives a table and no column",
+        reader("classify", b"id,text\n1,a film\n", "mine.csv"),
+        ["predict", "model", "mine.csv"],
+        2,
+        "error[E-USAGE]: mine.csv must be read by its columns, as it is .csv, but none is named. Set columns",
+    ),
+    (
+        "mistypes the column",
+        reader("classify", b"id,text\n1,a film\n", "mine.csv"),
+        ["predict", "model", "mine.csv", "--columns", "txet"],
+        3,
+        "error[E-FILE]: mine.csv must have the column 'txet', but has 'id', 'text'. Did you mean text?",
+    ),
+    (
         "types what the terminal cannot",
         reader("classify"),
         ["predict", "model", "b\udce9d"],

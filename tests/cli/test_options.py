@@ -53,6 +53,7 @@ OPTIONS = {
     ],
     "predict": [
         "--batch-size",
+        "--columns",
         "--device",
         "--help",
         "--json",

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from dougong.core import log
 from dougong.core.errors import FileError, UsageError
+from dougong.data.columns import Table
 from dougong.data.source import Tally
 from dougong.infer.predict import load_predictor
 from dougong.infer.texts import TextPredictor
@@ -105,8 +107,50 @@ def test_texts_before_a_file_change_nothing_in_how_it_is_read(tmp_path: Path):
     """More of them than go together would otherwise have the whole file read before its first answer."""
     path = tmp_path / "lines.txt"
     path.write_text("a film\n" * 9)
-    groups = [len(group) for group in _groups(["text"] * 5 + [path], Tally(), 2, None)]
+    groups = [len(group) for group in _groups(["text"] * 5 + [path], Tally(), 2, Table())]
     assert (sum(groups), max(groups)) == (14, 2)
+
+
+TABLES = {
+    "a.csv": 'id,text,other\n1,"the film\tis good",bad\n2,,bad\n3,a bad film,bad\n',
+    "a.tsv": "id\ttext\tother\n1\tthe film is good\tbad\n2\t\tbad\n3\ta bad film\tbad\n",
+    "a.jsonl": "".join(
+        json.dumps({"id": number, "text": text, "other": "bad"}) + "\n"
+        for number, text in enumerate(("the film is good", " ", "a bad film"))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_of_a_table_the_columns_that_are_named_are_read(name: str, classifier: Path, tmp_path: Path):
+    path = tmp_path / name
+    path.write_text(TABLES[name])
+    found = predict(classifier, path, columns=["text"], precision="fp32", device="cpu")
+    assert [each["input"] for each in found] == ["the film is good", "a bad film"]
+    alone = predict(classifier, ["the film is good", "a bad film"], precision="fp32", device="cpu")
+    assert [each["probability"] for each in found] == [each["probability"] for each in alone]
+    pairs = predict(classifier, path, columns=["text", "other"], precision="fp32", device="cpu", batch_size=1)
+    assert [each["second"] for each in pairs] == ["bad", "bad"]
+    assert pairs[0]["probability"] != alone[0]["probability"]  # the second text is read
+    with pytest.raises(FileError, match="must have the .*'txt'"):
+        predict(classifier, path, columns=["txt"], precision="fp32", device="cpu")
+    with pytest.raises(UsageError, match="columns must name 1 or 2, as many as the task takes texts, but names 3."):
+        predict(classifier, path, columns=["text", "other", "id"], precision="fp32", device="cpu")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.jsonl.gz", "a.json", "a.parquet"])
+def test_a_table_is_not_read_by_lines(name: str, classifier: Path, tmp_path: Path):
+    (tmp_path / name).write_bytes(b"{}\n")
+    with pytest.raises(UsageError, match="must be read by its columns, as it is .*, but none is named. Set columns"):
+        predict(classifier, tmp_path / name, precision="fp32", device="cpu")
+
+
+def test_it_is_said_that_a_tab_joined_two_texts(classifier: Path, tmp_path: Path):
+    (tmp_path / "a.tsv").write_text("the film\tgood\na bad film\n")
+    said: list[str] = []
+    with log.listening(said.append):
+        predict(classifier, tmp_path / "a.tsv", precision="fp32", device="cpu")
+    assert [line for line in said if "tab" in line] == ["1 with a tab, read as two texts that belong together"]
 
 
 def test_what_concerns_detectors_is_refused(classifier: Path):

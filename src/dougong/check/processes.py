@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from dougong.check.peer import Sums, leave_work, read_sums, sums_of
 from dougong.check.result import Claim, Result
@@ -18,6 +20,8 @@ from dougong.core.errors import PeerError
 
 CLAIM = Claim("processes", "two processes with half of a batch each give the loss and gradient of one")
 SECONDS = 300
+LARGE = 1 << 30
+"""Bytes of a model from which on the two take turns: each has its own copy, and its gradients."""
 
 
 def processes(subject: Subject) -> Result:
@@ -33,7 +37,8 @@ def processes(subject: Subject) -> Result:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         leave_work(folder, subject.sections, model, batch.split(-(-len(batch) // 2)))
-        _wait([_started(folder, rank) for rank in (0, 1)])
+        for ranks in [(0, 1)] if _bytes(model) < LARGE else [(0,), (1,)]:
+            _wait({rank: _started(folder, rank) for rank in ranks})
         shares = [read_sums(folder, rank) for rank in (0, 1)]
     difference, worst = compared(_mean(shares), _mean([sums_of(model, subject.task, batch)]))
     return CLAIM.judged(
@@ -45,6 +50,10 @@ def processes(subject: Subject) -> Result:
     )
 
 
+def _bytes(model: nn.Module) -> int:
+    return sum(parameter.nbytes for parameter in model.parameters())
+
+
 def _started(folder: Path, rank: int) -> subprocess.Popen[str]:
     """Starts a process that shares nothing with this one but the folder; `-P` keeps it from importing from here."""
     command = [sys.executable, "-P", "-m", "dougong.check.peer", str(folder), str(rank)]
@@ -52,22 +61,28 @@ def _started(folder: Path, rank: int) -> subprocess.Popen[str]:
     return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
 
 
-def _wait(peers: Sequence[subprocess.Popen[str]]) -> None:
-    """Waits until all are done.
+def _end(code: int) -> str:
+    if code >= 0:
+        return f"ended with code {code}"
+    return f"was killed by {signal.Signals(-code).name}, as the system does when memory runs out"
+
+
+def _wait(peers: Mapping[int, subprocess.Popen[str]]) -> None:
+    """Waits until all are done, which stand by their ranks.
 
     Raises:
         PeerError: One failed, or takes too long.
     """
     try:
-        for rank, peer in enumerate(peers):
+        for rank, peer in peers.items():
             _, text = peer.communicate(timeout=SECONDS)
             if peer.returncode:
                 last = (text.strip().split("\n") or [""])[-1][:300]
-                raise PeerError(f"process {rank} must finish, but ended with code {peer.returncode}: {last}")
+                raise PeerError(f"process {rank} must finish, but {_end(peer.returncode)}: {last}".removesuffix(": "))
     except subprocess.TimeoutExpired:
         raise PeerError(f"a process must finish its half of a batch in {SECONDS} s, but did not.") from None
     finally:
-        for peer in peers:
+        for peer in peers.values():
             peer.kill()  # does nothing to one that has ended
             with peer:  # closes its pipe
                 pass

@@ -33,6 +33,14 @@ def predict(
         Optional[str],  # noqa: UP045
         typer.Option("--to", metavar="FOLDER", help="Of a detector: where pictures with their objects drawn in go."),
     ] = None,
+    columns: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "--columns",
+            metavar="NAME[,NAME]",
+            help="Of tables (.csv, .tsv, .jsonl, .json, .parquet): the column of the text, and that of a second.",
+        ),
+    ] = None,
     max_bad_samples: Annotated[
         int,
         typer.Option(
@@ -57,13 +65,14 @@ def predict(
     from dougong.run.prediction import open_predictor, require_effect, tell_bad
 
     predictor = open_predictor(source, run, precision, device)
-    require_effect(predictor, {"--min-score": min_score, "--to": to})
+    require_effect(predictor, {"--min-score": min_score, "--to": to}, {"--columns": columns})
     tally = Tally(max_bad_samples)
     if isinstance(predictor, TextPredictor):
         from dougong.run.texts import answers, named
 
         asked = [named(text) for text in inputs]
-        _show_texts(answers(predictor, asked, tally, batch_size), json)
+        named_columns = [name.strip() for name in columns.split(",")] if columns is not None else []
+        _show_texts(answers(predictor, asked, tally, batch_size, columns=named_columns), json)
         tell_bad(tally, "texts")
         return
     from dougong.cli.output import show_json

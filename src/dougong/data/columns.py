@@ -82,13 +82,13 @@ def refuse(record: Record, reason: str, tally: Tally) -> None:
 
 def located(path: Path, wanted: Sequence[str], table: Table) -> Iterator[tuple[str, dict[str, Any] | Bad]]:
     """Yields each record of a file with where it stands, as in `Record`: the columns, or why it is bad."""
-    unit = {"parquet": "row", "json": "record"}.get(_kind(path), "line")
+    unit = {"parquet": "row", "json": "record"}.get(table_kind(path), "line")
     return ((f"{path}, {unit} {number}", found) for number, found in rows(path, wanted, table))
 
 
 def rows(path: Path, wanted: Sequence[str], table: Table) -> Rows:
     """Yields each record of a file with its number: the columns that are wanted, or why it is bad."""
-    kind = _kind(path)
+    kind = table_kind(path)
     if kind == "text":
         raise UsageError(
             f"{path} must be a .csv, .tsv, .jsonl, .json or .parquet file by its name, but is not. Rename it."
@@ -155,7 +155,8 @@ def check_columns(where: str | Path, wanted: Sequence[str], names: Sequence[str]
             raise FileError(f"{where} must have the column {name!r} once, but has it twice. Rename one.")
 
 
-def _kind(path: Path) -> str:
+def table_kind(path: Path) -> str:
+    """Returns `csv`, `tsv`, `jsonl`, `json` or `parquet` by the name (but for `.gz` and `.zst`), else `text`."""
     plain = path.name.lower().removesuffix(".gz").removesuffix(".zst")
     return "json" if plain.endswith(".json") else raw.kind_of(path)
 

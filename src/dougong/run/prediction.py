@@ -79,15 +79,17 @@ def predict(
         run: The run folder, where the source is a recipe.
         precision: auto, fp32, bf16 or fp16.
         device: auto, cpu, cuda, cuda:1 or mps.
-        options: The fields of `Wish`: batch_size and, of a detector, min_score and to; and max_bad_samples, how many
-            pictures or lines may be broken before it stops.
+        options: The fields of `Wish`: batch_size and, of a detector, min_score and to; of a model for texts, columns:
+            the names of those of a table that hold the texts; and max_bad_samples, how many pictures or lines may be
+            broken before it stops.
 
     Raises:
         UsageError: There is no such run or input, or the model answers about neither pictures nor texts.
         FileError: More pictures or lines are broken than are put up with.
     """
     predictor = open_predictor(source, run, precision, device)
-    require_effect(predictor, {name: options.get(name) for name in ("min_score", "to")})
+    of_detectors = {name: options.get(name) for name in ("min_score", "to")}
+    require_effect(predictor, of_detectors, {"columns": options.get("columns")})
     if isinstance(predictor, TextPredictor):
         asked: Any = inputs if isinstance(inputs, list) else [inputs]
         tally = Tally(options.pop("max_bad_samples", 0))
@@ -105,23 +107,28 @@ def predict(
     return found
 
 
-def require_effect(predictor: Predictor | TextPredictor, given: Mapping[str, object]) -> None:
-    """Refuses what only a detector takes notice of, if the model is none.
+def require_effect(
+    predictor: Predictor | TextPredictor, of_detectors: Mapping[str, object], of_texts: Mapping[str, object]
+) -> None:
+    """Refuses what the model takes no notice of.
 
     Args:
         predictor: The model.
-        given: Values by the names of such options; None is not given.
+        of_detectors: Values by the names of options that only a detector has; None is not given.
+        of_texts: The same of those that only a model for texts has.
 
     Raises:
         UsageError: The first of them.
     """
-    name = next((name for name, value in given.items() if value is not None), None)
-    if name is None:
-        return
     if isinstance(predictor, TextPredictor):
-        raise UsageError(f"{name} has no effect, as this model answers about texts. Leave it out.")
-    if not predictor.finds_objects:
-        raise UsageError(f"{name} has no effect, as this model tells classes and finds no objects. Leave it out.")
+        idle, what = of_detectors, "answers about texts"
+    elif predictor.finds_objects:
+        idle, what = of_texts, "finds objects in pictures"
+    else:
+        idle, what = {**of_detectors, **of_texts}, "tells classes and finds no objects"
+    for name, value in idle.items():
+        if value is not None:
+            raise UsageError(f"{name} has no effect, as this model {what}. Leave it out.")
 
 
 def open_predictor(

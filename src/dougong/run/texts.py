@@ -13,6 +13,7 @@ from typing import Any
 
 from dougong.core import log
 from dougong.core.errors import FileError, UsageError
+from dougong.data.columns import Table, records, refuse, table_kind, text_of
 from dougong.data.raw import LINE, Bad
 from dougong.data.reading import Reading, line_text, lines
 from dougong.data.source import Tally
@@ -50,23 +51,46 @@ def named(argument: str) -> Asked:
 
 
 def answers(
-    predictor: TextPredictor, asked: Sequence[Asked], tally: Tally, batch_size: int = 16, encoding: str | None = None
+    predictor: TextPredictor,
+    asked: Sequence[Asked],
+    tally: Tally,
+    batch_size: int = 16,
+    encoding: str | None = None,
+    columns: Sequence[str] = (),
 ) -> Iterator[dict[str, Any]]:
     """Yields the answer about each text as it comes, with the `text` itself first; bad lines are counted and left out.
 
     A text is itself; of a file each line that is not blank is a text, and so it is of standard input, `Path("-")`,
     which is answered as it comes. A tab stands between two texts that belong together.
 
+    Args:
+        predictor: The model.
+        asked: Texts, tuples of two, and paths.
+        tally: Counts what is used, and the bad lines.
+        batch_size: How many go through the model at once.
+        encoding: Of the files; None: UTF-8, or what a byte order mark says.
+        columns: Of files that are tables: the column of the text, and that of a second. The rest of a row is unread.
+
     Raises:
-        UsageError: A file does not exist, or the task takes another number of texts.
+        UsageError: A file does not exist, is a table with no column named, or the task takes another number of texts.
         FileError: More lines are bad than are put up with.
     """
     if batch_size < 1:
         raise UsageError(f"batch_size must be at least 1, but is {batch_size}.")
-    for group in _groups(asked, tally, batch_size, encoding, predictor.task.takes[0] == 2):
+    least, most = predictor.task.takes
+    if columns and not least <= len(columns) <= most:
+        wanted = f"{least}" if least == most else f"{least} or {most}"
+        raise UsageError(f"columns must name {wanted}, as many as the task takes texts, but names {len(columns)}.")
+    parted = 0
+    for group in _groups(asked, tally, batch_size, Table(encoding=encoding), columns, least == 2):
         pieces = [_split(predictor, text) for text in group]
+        parted += sum(
+            isinstance(text, str) and isinstance(piece, tuple) for text, piece in zip(group, pieces, strict=True)
+        )
         for piece, answer in zip(pieces, predictor.answered(pieces, batch_size), strict=True):
             yield {**_told(predictor, piece), **answer}
+    if parted and least == 1:
+        log.say(f"{parted:,} with a tab, read as two texts that belong together")
     if predictor.cut:
         what = "text is" if predictor.cut == 1 else "texts are"
         log.warn(f"{predictor.cut:,} {what} longer than the {predictor.task.seq_len} tokens that are read: cut off")
@@ -88,7 +112,7 @@ def _split(predictor: TextPredictor, text: Input) -> Input:
 
 
 def _groups(
-    asked: Sequence[Asked], tally: Tally, size: int, encoding: str | None, paired: bool = False
+    asked: Sequence[Asked], tally: Tally, size: int, table: Table, columns: Sequence[str] = (), paired: bool = False
 ) -> Iterator[list[Input]]:
     """Yields texts in groups that are answered at once: as many as go together, or as have come."""
     waiting: list[Input] = []
@@ -103,16 +127,43 @@ def _groups(
             for come in _standard_input(tally, paired):
                 yield from _chunked(come, size)
         else:
-            for document in lines(each, Reading(encoding=encoding), tally):
-                if paired and "\t" not in document.text:
-                    tally.used -= 1
-                    tally.quarantine(document.name, _ONE)
-                    continue
-                waiting.append(document.text)
+            texts = _rows(each, columns, table, tally) if columns else _lines(each, table, tally, paired)
+            for text in texts:
+                waiting.append(text)
                 if len(waiting) >= size:
                     yield from _chunked(waiting, size)
                     waiting = []
     yield from _chunked(waiting, size)
+
+
+def _lines(path: Path, table: Table, tally: Tally, paired: bool) -> Iterator[Input]:
+    """Yields the lines of a file; of a table they are no texts."""
+    kind = table_kind(path)
+    if kind not in ("text", "tsv"):
+        raise UsageError(
+            f"{path} must be read by its columns, as it is .{kind}, but none is named. Set columns (--columns text)."
+        )
+    for document in lines(path, Reading(encoding=table.encoding), tally):
+        if paired and "\t" not in document.text:
+            tally.used -= 1
+            tally.quarantine(document.name, _ONE)
+        else:
+            yield document.text
+
+
+def _rows(path: Path, columns: Sequence[str], table: Table, tally: Tally) -> Iterator[Input]:
+    """Yields what stands in one column of a table, or in two."""
+    for record in records([path], columns, table, tally):
+        texts = [text_of(record.values, column) for column in columns]
+        bad = next((text for text in texts if isinstance(text, Bad)), None)
+        if bad is not None:
+            refuse(record, str(bad), tally)
+        elif not all(text.strip() for text in texts if isinstance(text, str)):
+            tally.used -= 1
+            tally.leave_out("empty")
+        else:
+            first, *second = map(str, texts)
+            yield (first, second[0]) if second else first.replace("\t", " ")  # a tab would part it
 
 
 def _chunked(texts: Iterable[Input], size: int) -> Iterator[list[Input]]:
