@@ -30,7 +30,7 @@ def test_two_processes_equal_one(made: Callable[..., Subject]) -> None:
 def within(monkeypatch: pytest.MonkeyPatch) -> None:
     """Does the work of both processes in this one, which takes no seconds to start."""
     monkeypatch.setattr(module, "_started", lambda folder, rank: (folder, rank))
-    monkeypatch.setattr(module, "_wait", lambda peers: [work(*peer) for peer in peers])
+    monkeypatch.setattr(module, "_wait", lambda peers: [work(*peer) for peer in peers.values()])
 
 
 @pytest.mark.usefixtures("within")
