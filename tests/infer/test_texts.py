@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
 
+from dougong.checkpoint.seal import MANIFEST
 from dougong.core.errors import UsageError
 from dougong.infer.predict import answers_about, load_predictor
 from dougong.infer.texts import TextPredictor
@@ -37,6 +39,17 @@ def test_what_is_answered_does_not_depend_on_its_neighbours(tmp_path: Path):
         torch.testing.assert_close(alone, torch.tensor(answer["embedding"]))
         assert alone.norm().item() == pytest.approx(1.0, abs=1e-5)
     assert together[0] != together[1]
+
+
+def test_of_a_long_text_so_much_is_read_as_sentence_transformers_reads(tmp_path: Path):
+    folder = encoder(tmp_path / "m", "sentence")
+    long, short = "good film " * 10, "good film " * 3
+    assert loaded(folder).predict(long) != loaded(folder).predict(short)
+    (folder / MANIFEST).unlink()  # what follows is not what was written
+    config = folder / "sentence_bert_config.json"
+    for limit, cut in ((8, True), (None, False), (10_000, False)):  # the frame takes two of the tokens
+        config.write_text(json.dumps({"max_seq_length": limit}))
+        assert (loaded(folder).predict(long) == loaded(folder).predict(short)) == cut
 
 
 def test_tags_come_with_their_words_and_characters(tmp_path: Path):

@@ -31,15 +31,16 @@ class Sums:
 
     loss: float
     weight: float
-    gradients: Mapping[str, Tensor]
+    gradients: dict[str, Tensor]
 
 
 def sums_of(model: nn.Module, task: Task, batch: Batch) -> Sums:
-    """Returns the sums over a batch."""
+    """Returns the sums over a batch; the model keeps no gradients."""
     model.zero_grad(set_to_none=True)
     loss = task.loss(model, batch)
     loss.sum.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad(set_to_none=True)
     return Sums(float(loss.sum.detach()), float(loss.weight), gradients)
 
 
@@ -68,11 +69,11 @@ def work(folder: Path, rank: int) -> None:
         config = Adapted(config, validate(LoraConfig, sections["adapter"]), sections["init_new"])
     model = config.build().double().train()
     frozen(model)
-    weights = files.read_tensors(folder / WEIGHTS)
-    with torch.no_grad():
+    with torch.no_grad(), files.open_tensors(folder / WEIGHTS) as weights:
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
-            tensor.copy_(weights[name])
+            tensor.copy_(weights.get_tensor(name))
     sums = sums_of(model, task, _read_batch(folder / f"batch-{rank}.safetensors"))
+    del model, tensor  # a large one leaves no room for what is written
     _write(folder / f"gradients-{rank}.safetensors", sums.gradients)
     files.write_json(folder / f"sums-{rank}.json", {"loss": sums.loss, "weight": sums.weight})
 
@@ -84,7 +85,12 @@ def _read_batch(path: Path) -> Batch:
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    files.write_whole(path, save({name: tensor.detach().contiguous().clone() for name, tensor in tensors.items()}))
+    files.write_whole(path, save({name: _alone(tensor.detach().contiguous()) for name, tensor in tensors.items()}))
+
+
+def _alone(tensor: Tensor) -> Tensor:
+    """Returns a tensor that is no part of another, as the format wants it."""
+    return tensor if tensor.untyped_storage().nbytes() == tensor.nbytes else tensor.clone()
 
 
 if __name__ == "__main__":

@@ -89,8 +89,12 @@ def _wait(peers: Mapping[int, subprocess.Popen[str]]) -> None:
 
 
 def _mean(shares: Sequence[Sums]) -> Outcome:
-    """Returns the mean loss and gradient of all shares together."""
+    """Returns the mean loss and gradient of all shares together, whose gradients are used up."""
     weight = sum(share.weight for share in shares)
-    names = {name: None for share in shares for name in share.gradients}
-    gradients = {n: torch.stack([s.gradients[n] for s in shares if n in s.gradients]).sum(0) / weight for n in names}
+    gradients: dict[str, torch.Tensor] = {}
+    for share in shares:
+        while share.gradients:
+            name, gradient = share.gradients.popitem()
+            gradient.div_(weight)
+            gradients[name] = gradients[name].add_(gradient) if name in gradients else gradient
     return Outcome(sum(share.loss for share in shares) / weight, gradients)

@@ -26,6 +26,7 @@ from dougong.infer.texts import Embedding, TextPredictor
 from dougong.nn.normed import fold
 
 TASK_FILE = "task.json"
+_SENTENCES = "sentence_bert_config.json"
 LABELS_FILE = "labels.json"
 SOURCE_TOKENIZER = "source_tokenizer"
 _PREPROCESSOR = "preprocessor_config.json"
@@ -110,7 +111,8 @@ def load_predictor(folder: str | Path, precision: str = "auto", device: str = "a
     dtype = choose_precision(precision, place).dtype
     model: Any = load_model(folder, place)
     if getattr(model.config, "embeds", False) and not (folder / TASK_FILE).exists():
-        return TextPredictor(model, Embedding(model.config), Tokenizer.from_folder(folder), dtype)
+        vectors = Embedding(_room(folder, model.config.max_seq_len))
+        return TextPredictor(model, vectors, Tokenizer.from_folder(folder), dtype)
     tokenizers = _tokenizers(folder) if answers_about(folder) == "texts" else None
     task = _task(folder, model.config, tokenizers)
     if tokenizers is not None:
@@ -118,6 +120,13 @@ def load_predictor(folder: str | Path, precision: str = "auto", device: str = "a
     intake = Intake(_said(folder), task.shape)
     fold(model)
     return Predictor(model, task, intake, dtype)
+
+
+def _room(folder: Path, most: int) -> int:
+    """Returns how many tokens of a text are read: as many as sentence-transformers reads, if that is said."""
+    path = folder / _SENTENCES
+    found = files.read_settings(path).get("max_seq_length") if path.exists() else None
+    return min(found, most) if isinstance(found, int) and found > 0 else most
 
 
 def _said(folder: Path) -> Mapping[str, Any]:

@@ -123,8 +123,8 @@ class Embedding:
     labels = None
     takes = (1, 2)
 
-    def __init__(self, config: Any):
-        self.seq_len: int = config.max_seq_len
+    def __init__(self, seq_len: int):
+        self.seq_len = seq_len
 
     def examples(self, tokenizer: Tokenizer, text: str, second: str | None = None) -> Sequence[LabelledText]:
         """Returns the text, or two, in the tokenizer's frame."""
