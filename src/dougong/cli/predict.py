@@ -71,8 +71,7 @@ def predict(
         from dougong.run.texts import answers, named
 
         asked = [named(text) for text in inputs]
-        named_columns = [name.strip() for name in columns.split(",")] if columns is not None else []
-        _show_texts(answers(predictor, asked, tally, batch_size, columns=named_columns), json)
+        _show_texts(answers(predictor, asked, tally, batch_size, columns=_names(columns)), json)
         tell_bad(tally, "texts")
         return
     from dougong.cli.output import show_json
@@ -91,6 +90,10 @@ def predict(
         show_json(found)
     elif any("drawn" in each for each in found):
         print(f"Drawn in {place}/")
+
+
+def _names(columns: str | None) -> list[str]:
+    return [] if columns is None else [name.strip() for name in columns.split(",")]
 
 
 def _path(place: Any) -> Any:
