@@ -6,11 +6,13 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dougong.checkpoint.store import Store, load
-from dougong.train.report import read_run
+from dougong.run import train
+from dougong.train.report import Report, read_run
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +44,24 @@ def _finished(command: list[str], fault: str) -> subprocess.CompletedProcess[str
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     environment |= {"DOUGONG_TESTING": "1", "DOUGONG_FAULT": fault} if fault else {}
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=100)
+
+
+class _Crash(Exception):
+    pass
+
+
+def trained(values: Mapping[str, Any], run: Path, resume: bool = False, crash: int | None = None) -> Path:
+    """Trains a recipe in this process; with `crash`, until that step is done, of which nothing is saved."""
+
+    def observe(report: Report) -> None:
+        if report.step == crash:
+            raise _Crash
+
+    try:
+        train(dict(values), run=run, resume=resume, observers=[observe])
+    except _Crash:
+        assert crash is not None
+    return run
 
 
 def newest(folder: Path) -> dict[str, Any]:

@@ -16,12 +16,11 @@ import pytest
 
 from dougong.data.augment.apply import Pipeline
 from dougong.recipe.recipe import to_yaml
-from dougong.run import train
-from dougong.train.report import Report, read_run
+from dougong.train.report import read_run
 from scripts.prove_resume import compared
 from tests.data.pictures import folder as folders_of_pictures
 from tests.data.pictures import voc_folder
-from tests.faults.small_run import dougong
+from tests.faults.small_run import dougong, trained
 
 STEPS, CRASH = 9, 8
 RESNET = {"name": "resnet", "stem": "cifar", "depths": [1, 1], "widths": [4, 8], "shortcut": "padded"}
@@ -92,24 +91,6 @@ def quick(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def recipe(values: Mapping[str, Any], root: Path, **options: Any) -> dict[str, Any]:
     path = root / ("voc" if values["data"]["name"] == "voc" else "folders")
     return {**values, "data": {**values["data"], "path": str(path)}, "train": {**TRAIN, **options}}
-
-
-class Crash(Exception):
-    pass
-
-
-def trained(values: Mapping[str, Any], run: Path, resume: bool = False, crash: int | None = None) -> Path:
-    """Trains in this process; with `crash`, until that step is done, of which nothing is saved."""
-
-    def observe(report: Report) -> None:
-        if report.step == crash:
-            raise Crash
-
-    try:
-        train(dict(values), run=run, resume=resume, observers=[observe])
-    except Crash:
-        assert crash is not None
-    return run
 
 
 @pytest.mark.parametrize(

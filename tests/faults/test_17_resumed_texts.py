@@ -15,12 +15,11 @@ import pytest
 import torch
 
 from dougong.recipe.recipe import to_yaml
-from dougong.run import train
 from dougong.tasks.masked_lm import objective
 from dougong.tasks.masked_lm.hiding import Hidden
-from dougong.train.report import Report, read_run
+from dougong.train.report import read_run
 from scripts.prove_resume import compared
-from tests.faults.small_run import dougong
+from tests.faults.small_run import dougong, trained
 
 STEPS, CRASH = 9, 8
 BERT = {"name": "bert", "num_layers": 1, "num_heads": 2, "dim": 16, "max_seq_len": 32, "dropout": 0.2}
@@ -118,30 +117,12 @@ def recipe(name: str, **options: Any) -> dict[str, Any]:
     return {**TASKS[name], "train": {**TRAIN, **TASKS[name].get("train", {}), **options}}
 
 
-class Crash(Exception):
-    pass
-
-
-def trained(values: dict[str, Any], run: str, resume: bool = False, crash: int | None = None) -> Path:
-    """Trains in this process; with `crash`, until that step is done, of which nothing is saved."""
-
-    def observe(report: Report) -> None:
-        if report.step == crash:
-            raise Crash
-
-    try:
-        train(values, run=run, resume=resume, observers=[observe])
-    except Crash:
-        assert crash is not None
-    return Path(run)
-
-
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("name", TASKS)
 def test_it_goes_on_as_if_it_had_never_stopped(name: str) -> None:
-    unbroken = trained(recipe(name), "unbroken")
-    trained(recipe(name), "broken", crash=CRASH)
-    same = compared(unbroken, trained(recipe(name), "broken", resume=True))
+    unbroken = trained(recipe(name), Path("unbroken"))
+    trained(recipe(name), Path("broken"), crash=CRASH)
+    same = compared(unbroken, trained(recipe(name), Path("broken"), resume=True))
     assert {"weights", "optimizer's state", "averaged weights", "losses", "sample numbers"} <= same.keys()
     assert all(same.values()), same
     assert [step["step"] for step in read_run(Path("broken"))[0]] == list(range(1, STEPS + 1))
@@ -154,7 +135,7 @@ def test_it_does_after_a_kill(here: Path) -> None:
     assert dougong("train", here / "texts.yaml", "--run", killed, fault=f"step:{CRASH}:kill").returncode == -9
     done = dougong("train", killed, "--resume")
     assert done.returncode == 0, done.stderr
-    same = compared(trained(recipe("hidden words"), "unbroken"), killed)  # with no worker
+    same = compared(trained(recipe("hidden words"), here / "unbroken"), killed)  # with no worker
     assert all(same.values()), same
 
 
@@ -175,7 +156,7 @@ def stateful(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 def test_without_keys_of_each_samples_own_it_would_not(stateful: Callable[[], None]) -> None:
     def anew(run: str, **options: Any) -> Path:
         stateful()
-        return trained(recipe("hidden words"), run, **options)
+        return trained(recipe("hidden words"), Path(run), **options)
 
     unbroken = anew("unbroken")
     assert all(compared(unbroken, anew("again")).values())  # so nothing else differs
